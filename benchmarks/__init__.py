@@ -1,0 +1,1 @@
+"""What the agent costs on this machine: each module is a command that prints JSON."""

@@ -1,0 +1,1 @@
+"""The demonstration: recordings, through the shipped models, to an MQTT subscriber."""

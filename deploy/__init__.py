@@ -1,0 +1,1 @@
+"""From trained networks to devices: quantisation, TFLite, C, conformance."""

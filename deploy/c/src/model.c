@@ -1,0 +1,186 @@
+/* The integer network, one frame at a time: MODEL.md 2.3, pdmu/int_model.py. */
+#include <string.h>
+
+#include "pdmu_fixed.h"
+#include "pdmu_internal.h"
+#include "pdmu_kernels.h"
+
+static size_t bytes16(int32_t n) { return (size_t)n * sizeof(int16_t); }
+
+static void dense(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
+    const int8_t *w = map->weight;
+    for (int32_t r = 0; r < map->rows; r++, w += map->cols) {
+        const int64_t acc = pdmu_dot_s8s16(w, x, map->cols) + (map->bias ? map->bias[r] : 0);
+        y[r] = pdmu_requant(acc, map->mult[r], map->shift[r], low);
+    }
+}
+
+/* Q11 logits to Q15 in place: e_i is kept where the logit was. */
+static void softmax_q15(const int16_t *exp_q15, int16_t *v, int32_t n) {
+    const int32_t limit = 12 * 2048;
+    int32_t max = v[0], total = 0;
+    for (int32_t i = 1; i < n; i++) max = v[i] > max ? v[i] : max;
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t z = max - v[i];
+        v[i] = (int16_t)(z < limit ? pdmu_lookup16(exp_q15, z, 7) : 0);
+        total += v[i];
+    }
+    for (int32_t i = 0; i < n; i++) v[i] = pdmu_clamp16((v[i] * 32768 + total / 2) / total, 0);
+}
+
+static void sigmoid_q15(const int16_t *table_q15, int16_t *v, int32_t n) {
+    for (int32_t i = 0; i < n; i++) v[i] = (int16_t)pdmu_lookup16(table_q15, v[i] + 32768, 7);
+}
+
+/* Copy the kernel's view of the input around output bin b, zeros outside, so that each output channel is one dot product. */
+static void gather_patch(const pdmu_conv *c, const int16_t *rows, int32_t b, int16_t *patch) {
+    const int32_t begin = b * c->stride_mel - (c->kernel_mel - 1) / 2, end = begin + c->kernel_mel;
+    const int32_t from = begin < 0 ? 0 : begin, to = end > c->in_bins ? c->in_bins : end;
+    for (int32_t k = 0; k < c->kernel_time; k++) {
+        memset(patch, 0, bytes16((from - begin) * c->in_channels));
+        patch += (from - begin) * c->in_channels;
+        memcpy(patch, rows + from * c->in_channels, bytes16((to - from) * c->in_channels));
+        patch += (to - from) * c->in_channels;
+        memset(patch, 0, bytes16((end - to) * c->in_channels));
+        patch += (end - to) * c->in_channels;
+        rows += c->in_bins * c->in_channels;
+    }
+}
+
+static void depthwise_bin(const pdmu_conv *c, const int16_t *rows, int32_t b, int32_t *acc, int16_t *y) {
+    const int32_t n = c->in_channels, begin = b * c->stride_mel - (c->kernel_mel - 1) / 2;
+    memset(acc, 0, (size_t)n * sizeof *acc);
+    for (int32_t k = 0; k < c->kernel_time; k++) {
+        for (int32_t j = 0; j < c->kernel_mel; j++) {
+            const int32_t bin = begin + j;
+            if (bin < 0 || bin >= c->in_bins) continue;
+            pdmu_mac_s8s16(acc, c->map.weight + (k * c->kernel_mel + j) * n, rows + (k * c->in_bins + bin) * n, n);
+        }
+    }
+    for (int32_t i = 0; i < n; i++) y[i] = pdmu_requant((int64_t)acc[i] + c->map.bias[i], c->map.mult[i], c->map.shift[i], 0);
+}
+
+/* Take one input frame; 1 when it completed an output frame. */
+static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *state, int32_t *held, void *scratch, const int16_t *x,
+                          int16_t *y) {
+    int16_t *rows = pdmu_at(state, c->state_rows);
+    const int32_t width = c->in_bins * c->in_channels;
+    memcpy(rows + *held * width, x, bytes16(width));
+    if (++*held < c->kernel_time) return 0;
+    int16_t *patch = pdmu_at(scratch, model->scratch_patch);
+    for (int32_t b = 0; b < c->out_bins; b++, y += c->out_channels) {
+        if (c->depthwise) {
+            depthwise_bin(c, rows, b, pdmu_at(scratch, model->scratch_acc), y);
+        } else {
+            gather_patch(c, rows, b, patch);
+            dense(&c->map, patch, 0, y);
+        }
+    }
+    *held = c->kernel_time - c->stride_time;
+    memmove(rows, rows + c->stride_time * width, bytes16(*held * width));
+    return 1;
+}
+
+/* m'[c,i] = sat16(rs(sum_j A[i,j] m[c,j] + B[i] u[c], ka)) */
+static void memory_step(const pdmu_layer *l, int16_t *m, const int16_t *u, int16_t *next) {
+    const int32_t d = l->order;
+    for (int32_t c = 0; c < l->channels; c++, m += d) {
+        for (int32_t i = 0; i < d; i++) {
+            const int64_t sum = pdmu_dot_s16s16(l->a + i * d, m, d) + l->b[i] * u[c];
+            next[i] = pdmu_clamp16(pdmu_rshift_round(sum, (uint32_t)l->ka), PDMU_I16_MIN);
+        }
+        memcpy(m, next, bytes16(d));
+    }
+}
+
+/* acc = (p << 15) + sum_i g_i[k - i tau] p[k - i tau], then p and g take the place of the oldest in the ring. */
+static void delayed_sum(const pdmu_layer *l, void *state, int32_t *position, const int16_t *p, const int16_t *g, int64_t *acc) {
+    const int32_t h = l->hidden, n = l->taps, length = n * l->dilation;
+    for (int32_t i = 0; i < h; i++) acc[i] = (int64_t)p[i] * 32768;
+    if (l->gate == PDMU_GATE_OFF) return;
+    int16_t *ring_p = pdmu_at(state, l->state_p);
+    int16_t *ring_g = l->gate == PDMU_GATE_SOFTMAX ? pdmu_at(state, l->state_g) : NULL;
+    for (int32_t i = 1; i <= n; i++) {
+        const int32_t back = *position - i * l->dilation, slot = back < 0 ? back + length : back;
+        pdmu_axpy_s16(acc, ring_g ? ring_g[slot * n + i - 1] : l->uniform_q15, ring_p + slot * h, h);
+    }
+    memcpy(ring_p + *position * h, p, bytes16(h));
+    if (ring_g) memcpy(ring_g + *position * n, g, bytes16(n));
+    *position = *position + 1 == length ? 0 : *position + 1;
+}
+
+static void gates(const pdmu_model *model, const pdmu_layer *l, const int16_t *x, int16_t *g) {
+    if (l->gate == PDMU_GATE_SOFTMAX) {
+        dense(&l->g, x, PDMU_I16_MIN, g);
+        softmax_q15(model->exp_q15, g, l->taps);
+    } else {
+        for (int32_t i = 0; i < l->taps; i++) g[i] = (int16_t)l->uniform_q15;
+    }
+}
+
+/* h = relu(t mt + (W_x x + b) mx + x mr), scaled once */
+static void mix(const pdmu_layer *l, const int64_t *acc, const int16_t *x, int16_t *h) {
+    const int8_t *w = l->x.weight;
+    for (int32_t r = 0; r < l->hidden; r++, w += l->inputs) {
+        const int64_t direct = pdmu_dot_s8s16(w, x, l->inputs) + l->x.bias[r];
+        int64_t sum = pdmu_rshift_round(acc[r], 15) * l->mult_t[r] + direct * l->x.mult[r];
+        if (l->mult_r) sum += (int64_t)x[r] * l->mult_r[r];
+        h[r] = pdmu_clamp16(pdmu_rshift_round(sum, l->x.shift[r]), 0);
+    }
+}
+
+static void layer_step(const pdmu_model *model, int32_t index, void *state, int32_t *position, void *scratch, const int16_t *x,
+                       int16_t *h, const pdmu_trace *trace) {
+    const pdmu_layer *l = &model->layers[index];
+    int16_t *m = pdmu_at(state, l->state_m), *vector = pdmu_at(scratch, model->scratch_patch);
+    int64_t *acc = pdmu_at(scratch, model->scratch_acc);
+
+    int16_t *u = vector;
+    dense(&l->u, x, PDMU_I16_MIN, u);
+    pdmu_emit_stage(trace, PDMU_STAGE_U, index, u, bytes16(l->channels));
+    memory_step(l, m, u, u + l->channels);
+    pdmu_emit_stage(trace, PDMU_STAGE_M, index, m, bytes16(l->channels * l->order));
+
+    int16_t *p = vector, *g = vector + l->hidden; /* u is spent */
+    dense(&l->p, m, PDMU_I16_MIN, p);
+    pdmu_emit_stage(trace, PDMU_STAGE_P, index, p, bytes16(l->hidden));
+    if (l->gate != PDMU_GATE_OFF) {
+        gates(model, l, x, g);
+        pdmu_emit_stage(trace, PDMU_STAGE_G, index, g, bytes16(l->taps));
+    }
+    delayed_sum(l, state, position, p, g, acc);
+    mix(l, acc, x, h);
+    pdmu_emit_stage(trace, PDMU_STAGE_H, index, h, bytes16(l->hidden));
+}
+
+void pdmu_model_init(const pdmu_model *model, void *state) {
+    int32_t *held = (int32_t *)pdmu_at(state, model->state_counters) + PDMU_COUNT_FIRST;
+    for (int32_t i = 0; i < model->n_conv; i++) held[i] = model->conv[i].kernel_time - model->conv[i].stride_time;
+}
+
+int32_t pdmu_model_frame(const pdmu_model *model, void *state, void *scratch, const int16_t *features, int16_t *scores,
+                         const pdmu_trace *trace) {
+    int32_t *held = (int32_t *)pdmu_at(state, model->state_counters) + PDMU_COUNT_FIRST, *position = held + model->n_conv;
+    const int16_t *x = features;
+    int16_t *y = pdmu_at(scratch, model->scratch_vector[0]), *other = pdmu_at(scratch, model->scratch_vector[1]);
+    for (int32_t i = 0; i < model->n_conv; i++) { /* a convolution copies its input first: all may write to the same vector */
+        const pdmu_conv *c = &model->conv[i];
+        if (!conv_frame(model, c, state, &held[i], scratch, x, y)) return 0;
+        pdmu_emit_stage(trace, PDMU_STAGE_CONV, i, y, bytes16(c->out_bins * c->out_channels));
+        x = y;
+    }
+    for (int32_t i = 0; i < model->n_layers; i++) {
+        int16_t *h = x == y ? other : y;
+        layer_step(model, i, state, &position[i], scratch, x, h, trace);
+        x = h;
+    }
+    dense(&model->head, x, PDMU_I16_MIN, scores);
+    pdmu_emit_stage(trace, PDMU_STAGE_LOGITS, 0, scores, bytes16(model->n_labels));
+    if (model->head_kind == PDMU_SOFTMAX) {
+        softmax_q15(model->exp_q15, scores, model->n_labels);
+    } else {
+        sigmoid_q15(model->sigmoid_q15, scores, model->n_labels);
+    }
+    pdmu_emit_stage(trace, PDMU_STAGE_SCORES, 0, scores, bytes16(model->n_labels));
+    return 1;
+}

@@ -1,0 +1,240 @@
+"""Frozen configuration of the front end, the model and the detector: every setting is typed once, here.
+
+``to_dict`` gives plain JSON types, ``from_dict`` refuses unknown keys, and ``contract_hash`` in :mod:`pdmu.tables` binds a bundle to
+what it was made under.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from pdmu.errors import UserError
+
+T = TypeVar("T")
+MIN_RATE_HZ, MAX_RATE_HZ = 1000, 768_000  # sample rates that a real recording may have; a header that says another is wrong
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a frozen configuration as plain JSON types (tuples become lists, whole numbers in float fields become floats)."""
+    values = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {f.name: float(values[f.name]) if f.type in ("float", float) else values[f.name] for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def from_dict(cls: type[T], data: Any, where: str) -> T:
+    """Build the dataclass `cls` from a mapping, refusing unknown keys and wrong types.
+
+    Parameters
+    ----------
+    cls : type
+        One of the dataclasses here, or another built the same way.
+    data : mapping
+        As read from TOML or JSON.
+    where : str
+        What the mapping is, for the error message (``"agent.toml [mqtt]"``).
+
+    Raises
+    ------
+    UserError
+        Unknown key (the nearest valid name is offered), missing key, wrong type, or a value the class refuses.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected a table of settings, found {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            raise UserError(f"{where}: unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(fields)}"))
+    for name, f in fields.items():
+        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: '{name}' is missing")
+    values = {key: _parse(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _parse(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(repr(a) for a in args)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: expected a list, found {value!r}")
+        return tuple(_parse(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a table, found {value!r}")
+        return {str(k): _parse(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: {value} is no setting; give a finite number")
+    if isinstance(hint, type) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
+        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class FrontendConfig:
+    """Streaming log-mel or PCEN front end; lengths in samples, never milliseconds."""
+
+    sample_rate_hz: int = 16000
+    window_samples: int = 512  # also the FFT length; a power of two
+    hop_samples: int = 256
+    n_mels: int = 40
+    f_min_hz: float = 60.0
+    f_max_hz: float = 7800.0
+    compression: Literal["pcen", "log"] = "pcen"
+    floor: int = 4096  # mel energy of a quiet microphone, PCM units squared; below it nothing is told apart
+    pcen_smooth_shift: int = 5  # smoother coefficient 2^-shift per frame
+    pcen_alpha: float = 0.98  # gain-normalisation exponent
+    pcen_delta: float = 2.0
+    pcen_r: float = 0.5
+
+    def __post_init__(self) -> None:
+        n = self.window_samples
+        if n < 64 or n > 1024 or n & (n - 1):
+            raise ValueError(f"window_samples must be a power of two from 64 to 1024, not {n}")
+        if not 0 < self.hop_samples <= n:
+            raise ValueError(f"hop_samples must be 1 to window_samples ({n}), not {self.hop_samples}")
+        if not 0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate_hz / 2:
+            raise ValueError(f"need 0 <= f_min_hz < f_max_hz <= {self.sample_rate_hz / 2}")
+        if not 1 <= self.n_mels <= 128:
+            raise ValueError(f"n_mels must be 1 to 128, not {self.n_mels}")
+        if not 1 <= self.floor < 1 << 30:
+            raise ValueError(f"floor must be 1 to 2^30, not {self.floor}")
+        if not 1 <= self.pcen_smooth_shift <= 12 or not 0 <= self.pcen_alpha <= 1:
+            raise ValueError("pcen_smooth_shift must be 1 to 12 and pcen_alpha 0 to 1")
+        if not 0 < self.pcen_delta <= 100 or not 0 < self.pcen_r <= 1:
+            raise ValueError("pcen_delta must be in (0, 100] and pcen_r in (0, 1]")
+
+
+@dataclass(frozen=True)
+class ConvConfig:
+    """One causal convolution over (time, mel), followed by batch normalisation (folded at export) and ReLU."""
+
+    channels: int
+    kernel_time: int = 3
+    kernel_mel: int = 3
+    stride_time: int = 1
+    stride_mel: int = 1
+    depthwise: bool = False  # `channels` must then equal the input's
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.kernel_time, self.kernel_mel, self.stride_time, self.stride_mel) < 1:
+            raise ValueError("convolution sizes and strides must be at least 1")
+        if self.kernel_time < self.stride_time:
+            raise ValueError("kernel_time must be at least stride_time")
+
+
+@dataclass(frozen=True)
+class PDMUConfig:
+    """One PDMU layer; symbols as in MODEL.md."""
+
+    hidden: int  # H
+    channels: int = 16  # q, memory channels
+    order: int = 8  # d, Legendre order
+    theta: float = 32.0  # memory window, steps
+    taps: int = 8  # n, delayed reads a step
+    dilation: int = 2  # tau, steps between taps
+    gate: Literal["softmax", "uniform", "off"] = "softmax"
+    residual: bool = False  # add the input before the ReLU; needs as many inputs as `hidden`
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, self.channels, self.order, self.taps, self.dilation) < 1 or self.theta < 1:
+            raise ValueError("PDMU sizes must be at least 1")
+        if self.taps > 64:
+            raise ValueError("taps must be at most 64")
+
+    @property
+    def delay_steps(self) -> int:
+        """Length of the delay line, steps."""
+        return 0 if self.gate == "off" else self.taps * self.dilation
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Convolutions, PDMU layers and head over `n_mels` features a frame."""
+
+    labels: tuple[str, ...]
+    conv: tuple[ConvConfig, ...] = ()
+    layers: tuple[PDMUConfig, ...] = field(default_factory=tuple)
+    head: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __post_init__(self) -> None:
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be given, each once")
+        if not self.layers:
+            raise ValueError("at least one PDMU layer is needed")
+
+    @property
+    def frames_per_step(self) -> int:
+        """Front-end frames one model step consumes (S)."""
+        s = 1
+        for c in self.conv:
+            s *= c.stride_time
+        return s
+
+    def conv_shapes(self, n_mels: int) -> list[tuple[int, int]]:
+        """Return (bins, channels) before each convolution and after the last."""
+        shapes = [(n_mels, 1)]
+        for c in self.conv:
+            bins, channels = shapes[-1]
+            if c.depthwise and c.channels != channels:
+                raise UserError(f"depthwise convolution has {c.channels} channels over {channels}: they must be equal")
+            shapes.append((-(-bins // c.stride_mel), c.channels))
+        return shapes
+
+    def layer_inputs(self, n_mels: int) -> list[int]:
+        """Return the input width of each PDMU layer, then of the head."""
+        bins, channels = self.conv_shapes(n_mels)[-1]
+        widths = [bins * channels] + [layer.hidden for layer in self.layers]
+        for i, layer in enumerate(self.layers):
+            if layer.residual and widths[i] != layer.hidden:
+                raise UserError(f"PDMU layer {i} is residual: it needs {layer.hidden} inputs and has {widths[i]}")
+        return widths
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """How scores become events; times in model steps, scores in Q15 (0 … 32767)."""
+
+    threshold_q15: tuple[int, ...]  # per label: an event begins when the smoothed score reaches it
+    release_ratio: float = 0.6  # it ends when the score falls under this part of the threshold (hysteresis)
+    smooth_steps: int = 3  # moving average over this many steps
+    min_steps: int = 1  # shorter events are rejected
+    max_steps: int = 320  # longer ones are cut and begun anew
+    refractory_steps: int = 4  # quiet time of a label after its event
+    reject_labels: tuple[str, ...] = ()  # labels that never make events ("other")
+
+    def __post_init__(self) -> None:
+        if any(not 1 <= t <= 32767 for t in self.threshold_q15):
+            raise ValueError("threshold_q15 must be 1 to 32767 for every label")
+        if not 0 < self.release_ratio <= 1:
+            raise ValueError("release_ratio must be in (0, 1]")
+        if self.smooth_steps < 1 or self.min_steps < 1 or self.max_steps < self.min_steps or self.refractory_steps < 0:
+            raise ValueError("need smooth_steps >= 1, 1 <= min_steps <= max_steps, refractory_steps >= 0")

@@ -1,0 +1,1 @@
+"""Data sets: manifests, splits, cached mel energies, augmentation. No torch here."""

@@ -1,0 +1,1 @@
+"""Training in torch: the layers, their parallel forms, and the trainer."""
