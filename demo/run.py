@@ -105,6 +105,11 @@ def main() -> int:
         deadline = time.monotonic() + LAST_MESSAGES_S
         while "offline" not in subscriber.status and time.monotonic() < deadline:
             time.sleep(0.05)
+    if not subscriber.detections or "offline" not in subscriber.status:
+        log = out / "agent.log"
+        heard = f"{len(subscriber.detections)} detections and the status {', '.join(subscriber.status) or 'of nobody'}"
+        print(f"error: the subscriber heard {heard}; the agent's log, {log}, says:\n{log.read_text()}", file=sys.stderr)
+        return 1
     print(f"\n{len(subscriber.detections)} detections in {time.monotonic() - began:.1f} s; the node said: {', '.join(subscriber.status)}")
     print(compare(subscriber.detections))
 

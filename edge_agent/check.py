@@ -18,7 +18,7 @@ from edge_agent.audio import FileSource
 from edge_agent.channel import Listener
 from edge_agent.config import AgentConfig, read_config
 from edge_agent.events import Topics
-from edge_agent.mqtt import CONNECT_S, Connection, Refused, make_client
+from edge_agent.mqtt import CONNECT_S, Connection, Refused, connect
 from edge_agent.outbox import Outbox
 from pdmu.errors import UserError
 
@@ -129,17 +129,10 @@ def _tls(host: str, port: int, ca_file: str | None) -> str:
 
 
 def _login(config: AgentConfig, connections: list[Connection]) -> str:
-    versions = {"auto": ["5", "3.1.1"]}.get(config.mqtt.protocol, [config.mqtt.protocol])
-    for version in versions:
-        # A client id of its own: the agent that may be running must not be thrown out by its check.
-        client = make_client(config.mqtt, config.agent.node, version, suffix=f"-check-{uuid.uuid4().hex[:6]}")
-        try:
-            connections.append(Connection(client, config.mqtt))
-            return f"accepted with MQTT {version}"
-        except Refused as error:
-            if not error.protocol or version == versions[-1]:
-                raise
-    raise AssertionError("the last version either connects or raises")
+    # A client id of its own: the agent that may be running must not be thrown out by its check.
+    connection, version = connect(config.mqtt, config.agent.node, suffix=f"-check-{uuid.uuid4().hex[:6]}")
+    connections.append(connection)
+    return f"accepted with MQTT {version}"
 
 
 def _publish(config: AgentConfig, connection: Connection) -> str:

@@ -22,7 +22,7 @@ from edge_agent.channel import load_listener
 from edge_agent.check import Stage, run_check
 from edge_agent.config import AgentConfig, effective, read_config
 from edge_agent.events import Detection, Topics
-from edge_agent.mqtt import Connection, MqttDelivery, Refused, make_client
+from edge_agent.mqtt import MqttDelivery, Refused, connect
 from edge_agent.outbox import Outbox, OutboxLock
 from pdmu import __version__
 from pdmu.config import to_dict
@@ -259,21 +259,18 @@ def cmd_tail(args: argparse.Namespace) -> int:
     """`pdmu-agent tail`."""
     config = read_config(args.config, overrides=args.set)
     node = "+" if args.all_nodes else config.agent.node
-    version = "5" if config.mqtt.protocol == "5" else "3.1.1"  # every broker but one bound to 5 understands 3.1.1
-    client = make_client(config.mqtt, config.agent.node, version, suffix=f"-tail-{time.time_ns() % 10**6}")
     seen = 0
 
-    def on_message(_client: Any, _userdata: Any, m: Any) -> None:
+    def on_message(_topic: str, payload: bytes) -> None:
         nonlocal seen
         seen += 1
-        print(m.payload.decode(errors="replace"), flush=True)
+        print(payload.decode(errors="replace"), flush=True)
 
-    client.on_message = on_message
     try:
-        connection = Connection(client, config.mqtt)
+        connection, _ = connect(config.mqtt, config.agent.node, on_message=on_message, suffix=f"-tail-{time.time_ns() % 10**6}")
     except Refused as error:
         raise UserError(str(error)) from None
-    client.subscribe([(f"pdmu/{node}/+/detection", 1), (f"pdmu/{node}/replay", 1)])
+    connection.subscribe([(f"pdmu/{node}/+/detection", 1), (f"pdmu/{node}/replay", 1)])
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())

@@ -24,6 +24,7 @@ from pdmu.errors import UserError
 
 Report = Callable[[str], None]
 CONNECT_S = 10.0  # wait for TCP, TLS and CONNACK, each
+PROBE_S = 3.0  # wait for CONNACK where another version of MQTT remains to be tried: some brokers of 3.1.1 leave a CONNECT of 5 unanswered
 POLL_S = 0.5
 REFUSED_PAUSE_S = 60.0  # before a message that the broker refused is offered again
 STABLE_S = 10.0  # a connection that held so long was a good one: the next attempt comes soon
@@ -74,7 +75,7 @@ def make_client(config: MqttConfig, node: str, version: str, suffix: str = "") -
 class Connection:
     """One connection, alive from the CONNACK until something breaks. Raises `Refused` when it cannot be had."""
 
-    def __init__(self, client: Any, config: MqttConfig, wake: socket.socket | None = None) -> None:
+    def __init__(self, client: Any, config: MqttConfig, wake: socket.socket | None = None, answer_s: float = CONNECT_S) -> None:
         self._client, self._wake = client, wake
         self.acks: list[tuple[int, int]] = []  # (message id, reason code) since last taken
         self.closed: str | None = None
@@ -92,7 +93,7 @@ class Connection:
         except OSError as error:
             hint = ", and is this its TLS port (mostly 8883)" if config.tls else ""
             raise Refused(f"{where}: cannot connect ({error.strerror or error}); is the broker running and reachable{hint}?") from None
-        deadline = time.monotonic() + CONNECT_S
+        deadline = time.monotonic() + answer_s
         while self._connack is None and self.closed is None and time.monotonic() < deadline:
             self.turn(POLL_S)
         if self._connack is None:
@@ -125,6 +126,10 @@ class Connection:
         """Publish at QoS 1 and return the message id its acknowledgement will carry."""
         return int(self._client.publish(topic, payload, qos=1, retain=retain).mid)
 
+    def subscribe(self, filters: list[tuple[str, int]]) -> None:
+        """Ask for the messages of these (topic filter, QoS)."""
+        self._client.subscribe(filters)
+
     def take_acks(self) -> list[tuple[int, int]]:
         """Return the acknowledgements that came since the last call."""
         acks, self.acks = self.acks, []
@@ -140,6 +145,52 @@ class Connection:
         self._client.disconnect()
         if self._client.socket() is not None:
             self.turn(0.1)
+
+
+def connect(config: MqttConfig, node: str, *, offline_topic: str | None = None, on_message: Callable[[str, bytes], None] | None = None,
+            wake: socket.socket | None = None, suffix: str = "", first: str = "5") -> tuple[Connection, str]:  # fmt: skip
+    """Connect with the version of MQTT the configuration names; with "auto", in the same breath, with the one the broker speaks.
+
+    Parameters
+    ----------
+    offline_topic : str, optional
+        Where the broker says ``offline``, retained, when this connection dies (the last will).
+    on_message : callable, optional
+        Takes the topic and the payload of each message received.
+    wake : socket, optional
+        Ends a wait of `Connection.turn` when it becomes readable.
+    suffix : str
+        Appended to the client id.
+    first : str
+        With "auto", the version to try first.
+
+    Returns
+    -------
+    connection : Connection
+    version : str
+        "5" or "3.1.1".
+
+    Raises
+    ------
+    Refused
+        Unreachable, or the broker said no, to the last version tried.
+    UserError
+        See `make_client`.
+    """
+    versions = [config.protocol] if config.protocol != "auto" else [first, "3.1.1" if first == "5" else "5"]
+    for version in versions:
+        last = version == versions[-1]
+        client = make_client(config, node, version, suffix)
+        if offline_topic is not None:
+            client.will_set(offline_topic, "offline", qos=1, retain=True)
+        if on_message is not None:
+            client.on_message = lambda _client, _userdata, m: on_message(m.topic, m.payload)
+        try:
+            return Connection(client, config, wake, CONNECT_S if last else PROBE_S), version
+        except Refused as error:
+            if last or not error.protocol:
+                raise
+    raise AssertionError("the last version either connects or raises")
 
 
 def _login_advice(reason: Any) -> str:
@@ -177,7 +228,7 @@ class MqttDelivery(threading.Thread):
         self._stop_event = threading.Event()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
-        self._version = "3.1.1" if config.protocol == "3.1.1" else "5"
+        self._version = "5"  # with "auto", what to try first: what the broker spoke last
         self._refused_until: dict[int, float] = {}  # outbox id → monotonic time
 
     def wake(self) -> None:
@@ -221,15 +272,9 @@ class MqttDelivery(threading.Thread):
         return emptied
 
     def _connect(self) -> Connection:
-        client = make_client(self.config, self.topics.node, self._version)
-        if self.info is not None:
-            client.will_set(self.topics.of_node("status"), "offline", qos=1, retain=True)
-        try:
-            return Connection(client, self.config, self._wake_out)
-        except Refused as error:
-            if self.config.protocol == "auto" and error.protocol:
-                self._version = "3.1.1" if self._version == "5" else "5"  # the next attempt speaks the other version
-            raise
+        topic = None if self.info is None else self.topics.of_node("status")
+        connection, self._version = connect(self.config, self.topics.node, offline_topic=topic, wake=self._wake_out, first=self._version)
+        return connection
 
     def _deliver(self, connection: Connection) -> None:
         """Publish and take acknowledgements until the connection breaks or the thread is stopped."""

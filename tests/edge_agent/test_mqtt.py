@@ -166,7 +166,9 @@ def test_falls_back_to_mqtt_3_1_1(tmp_path: Path) -> None:
     d = Delivered(tmp_path, port)
     d.put(1, 2, 3)
     wait_until(lambda: d.outbox.counts()["messages"] == 0, "delivery over 3.1.1")
-    assert any("with MQTT 3.1.1" in line for line in d.log)
+    # This broker leaves a login to MQTT 5 with a will unanswered. A node that listens to a file has only its drain time left to
+    # find that out: the other version belongs to the same attempt, so the log knows of no failed one.
+    assert [line.split(" with ")[1] for line in d.log] == ["MQTT 3.1.1"]
     d.close()
 
     async def end() -> None:
