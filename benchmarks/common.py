@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 STREAM = ROOT / "demo" / "stream.flac"
 AGENT = (sys.executable, "-m", "edge_agent.cli")
-DISTRIBUTIONS = ("pdmu", "numpy", "ai-edge-litert", "tflite-runtime", "paho-mqtt", "soundfile", "soxr")
+DISTRIBUTIONS = ("pdmu", "numpy", "torch", "snntorch", "numba", "ai-edge-litert", "tflite-runtime", "paho-mqtt", "soundfile", "soxr")
 BROKER_START_S = 5.0
 
 

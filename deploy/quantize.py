@@ -43,6 +43,9 @@ def quantize(net: PDMUNet, calibration: Iterable[NDArray[np.floating[Any]]], det
     UserError
         If there is no calibration audio, or the network has weights that are not finite.
     """
+    net.config.check_contract("cannot quantise")
+    if isinstance(net.frontend, int):
+        raise UserError("cannot quantise: this network reads sequences that no front end makes, so no audio bundle can hold it")
     for name, value in net.state_dict().items():
         if not torch.isfinite(value).all():
             raise UserError(f"cannot quantise: '{name}' holds values that are not finite; the training diverged")

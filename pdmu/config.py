@@ -152,8 +152,27 @@ class ConvConfig:
 
 
 @dataclass(frozen=True)
+class LIFConfig:
+    """Leaky integrate-and-fire neurons of a spiking layer; the law is `spiking.lif.lif_step`."""
+
+    beta: float = 0.9  # decay a step; the start value where it is learnt
+    learn_beta: bool = True  # one decay per neuron, trained
+    threshold: float = 1.0
+    learn_threshold: bool = False
+    reset: Literal["subtract", "zero"] = "subtract"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1 or self.threshold <= 0:
+            raise ValueError("beta must be from 0 to 1 and threshold positive")
+
+
+Cell = Literal["pdmu", "spiking", "lstm", "gru"]
+Gate = Literal["softmax", "sigmoid", "top1", "straight_through", "uniform", "off"]
+
+
+@dataclass(frozen=True)
 class PDMUConfig:
-    """One PDMU layer; symbols as in MODEL.md."""
+    """One recurrent layer; symbols as in MODEL.md. ``lstm`` and ``gru`` are baselines and read `hidden` alone."""
 
     hidden: int  # H
     channels: int = 16  # q, memory channels
@@ -161,19 +180,69 @@ class PDMUConfig:
     theta: float = 32.0  # memory window, steps
     taps: int = 8  # n, delayed reads a step
     dilation: int = 2  # tau, steps between taps
-    gate: Literal["softmax", "uniform", "off"] = "softmax"
+    gate: Gate = "softmax"  # top1 and straight_through route to one tap a step (EPDMU); off is the plain LMU
     residual: bool = False  # add the input before the ReLU; needs as many inputs as `hidden`
+    cell: Cell = "pdmu"
+    gate_input: Literal["x", "xu", "xm"] = "x"  # what the gate sees: the input, with the written value u, or with the memory m
+    gate_tanh: bool = False  # squash the gate's logits before the softmax
+    gate_per_channel: bool = False  # a gate for each memory channel, not one for all
+    first_tap: int = 1  # delays are first_tap … first_tap + n - 1 taps; 0 as in the DMU
+    write: Literal["identity", "relu"] = "identity"  # f_u, on what is written into the memory
+    bidirectional: bool = False  # a second layer over the reversed sequence (Bi-PDMU): no streaming, no export
+    spikes: Literal["hidden", "all"] = "hidden"  # of a spiking layer: its outputs, or also what is written into and read from the memory
+    lif: LIFConfig = field(default_factory=LIFConfig)
+    gumbel_temperature: tuple[float, ...] = (1.0, 0.1)  # of the straight_through gate, at the start and the end of training
 
     def __post_init__(self) -> None:
         if min(self.hidden, self.channels, self.order, self.taps, self.dilation) < 1 or self.theta < 1:
             raise ValueError("PDMU sizes must be at least 1")
         if self.taps > 64:
             raise ValueError("taps must be at most 64")
+        if self.first_tap not in (0, 1):
+            raise ValueError("first_tap must be 0 or 1")
+        if len(self.gumbel_temperature) != 2 or min(self.gumbel_temperature) <= 0:
+            raise ValueError("gumbel_temperature must be two positive numbers, at the start and the end of training")
+        if self.gate == "uniform" and (self.gate_input != "x" or self.gate_per_channel or self.gate_tanh):
+            raise ValueError("a uniform gate reads nothing: leave gate_input, gate_per_channel and gate_tanh out")
+        if self.cell == "spiking" and self.residual:
+            raise ValueError("a spiking layer has spikes as outputs and can't be residual")
 
     @property
     def delay_steps(self) -> int:
         """Length of the delay line, steps."""
-        return 0 if self.gate == "off" else self.taps * self.dilation
+        return 0 if self.gate == "off" or self.cell in ("lstm", "gru") else (self.taps + self.first_tap - 1) * self.dilation
+
+    @property
+    def outputs(self) -> int:
+        """Width of the layer's output."""
+        return self.hidden * (2 if self.bidirectional else 1)
+
+    def outside_contract(self) -> str | None:
+        """Return which setting the integer law (pdmu.contract/1) does not cover, in words, or None where a bundle can hold the layer."""
+        if self.bidirectional:
+            return "it is bidirectional"
+        if self.cell != "pdmu":
+            return f"it is a {self.cell} layer"
+        covered = {"gate_input": "x", "gate_tanh": False, "gate_per_channel": False, "first_tap": 1, "write": "identity"}
+        if self.gate not in ("softmax", "uniform", "off"):
+            return f'its gate is "{self.gate}"; softmax, uniform and off are covered'
+        changed = [f"{k} = {getattr(self, k)!r}" for k, v in covered.items() if getattr(self, k) != v]
+        return f"it has {', '.join(changed)}" if changed else None
+
+
+# The models of the family by name: what each changes in the layers of a recipe.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "lstm": {"cell": "lstm"},
+    "gru": {"cell": "gru"},
+    "lmu": {"gate": "off"},
+    "pdmu-uniform": {"gate": "uniform"},
+    "pdmu": {"gate": "softmax"},
+    "epdmu": {"gate": "top1"},
+    "epdmu-st": {"gate": "straight_through"},
+    "bi-pdmu": {"gate": "softmax", "bidirectional": True},
+    "sdmu": {"cell": "spiking", "spikes": "hidden"},
+    "sdmu-full": {"cell": "spiking", "spikes": "all"},
+}
 
 
 @dataclass(frozen=True)
@@ -184,8 +253,12 @@ class ModelConfig:
     conv: tuple[ConvConfig, ...] = ()
     layers: tuple[PDMUConfig, ...] = field(default_factory=tuple)
     head: Literal["softmax", "sigmoid"] = "softmax"
+    readout: Literal["step", "last", "mean", "leaky"] = "step"  # logits of every step, of the last, or their mean over time, leaky or not
+    readout_decay: float = 0.8  # a step, of the leaky mean's weights into the past
 
     def __post_init__(self) -> None:
+        if not 0 < self.readout_decay < 1:
+            raise ValueError("readout_decay must be between 0 and 1")
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be given, each once")
         if not self.layers:
@@ -212,11 +285,39 @@ class ModelConfig:
     def layer_inputs(self, n_mels: int) -> list[int]:
         """Return the input width of each PDMU layer, then of the head."""
         bins, channels = self.conv_shapes(n_mels)[-1]
-        widths = [bins * channels] + [layer.hidden for layer in self.layers]
+        widths = [bins * channels] + [layer.outputs for layer in self.layers]
         for i, layer in enumerate(self.layers):
             if layer.residual and widths[i] != layer.hidden:
                 raise UserError(f"PDMU layer {i} is residual: it needs {layer.hidden} inputs and has {widths[i]}")
         return widths
+
+    def check_streams(self, what: str) -> None:
+        """Refuse a model that can't run one step at a time.
+
+        Raises
+        ------
+        UserError
+            A layer is bidirectional.
+        """
+        for i, layer in enumerate(self.layers):
+            if layer.bidirectional:
+                raise UserError(
+                    f"{what}: layer {i} is bidirectional: it needs the end of a sequence before its beginning, which no stream has; "
+                    "train a causal model of the family instead (--set model.family=pdmu)"
+                )
+
+    def check_contract(self, what: str) -> None:
+        """Refuse a model that a bundle can't hold.
+
+        Raises
+        ------
+        UserError
+            A layer, or the readout, lies outside the integer law.
+        """
+        self.check_streams(what)
+        for i, layer in enumerate(self.layers):
+            if reason := layer.outside_contract():
+                raise UserError(f"{what}: layer {i} is outside the integer law: {reason}")
 
 
 @dataclass(frozen=True)

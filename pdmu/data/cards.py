@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pdmu.config import from_dict
 from pdmu.resources import resource_dir
@@ -16,27 +16,33 @@ else:
 
 @dataclass(frozen=True)
 class DataSetCard:
-    """One data set."""
+    """One data set.
+
+    Counts and ``sha256`` are of what the project has seen. A data set that it has not had at hand gives what its source says, and the
+    checksums that are published with it, if any.
+    """
 
     title: str
-    source: str  # where it was fetched
-    commit: str
+    source: str  # where it was fetched, or is to be
+    commit: str  # of the source; empty where it has none
     citation: str  # whom to name
     licence: str
     use: str  # what the licence lets a trained model be used for
-    prefix: str  # of its paths in the manifest
-    manifest_source: str  # how its entries in the manifest's column `source` begin
     files: int
-    bytes: int
-    seconds: int
-    sha256: str  # of the lines "SHA-256, two spaces, path", sorted by path
+    bytes: int  # of all files
     official_splits: str
     group: str  # what is never split between training and validation
-    labels: dict[str, int]  # recordings of each
+    labels: dict[str, int]  # recordings or sequences of each; empty where the source gives no counts
+    prefix: str = ""  # of its paths in the manifest; empty where it comes in files of its own
+    manifest_source: str = ""  # how its entries in the manifest's column `source` begin
+    seconds: int = 0  # of sound
+    sha256: str = ""  # of the lines "SHA-256, two spaces, path", sorted by path; empty where the project has not had it at hand
+    checksums: dict[str, str] = field(default_factory=dict)  # file → "md5:…" or "sha256:…", as its source publishes them
+    get: str = ""  # how to get it and where to put it
 
     def holds(self, path: str, source: str) -> bool:
         """Return whether a recording with this path and source in its manifest is of this data set."""
-        return path.startswith(self.prefix) and source.startswith(self.manifest_source)
+        return bool(self.prefix) and path.startswith(self.prefix) and source.startswith(self.manifest_source)
 
 
 def data_set_cards() -> dict[str, DataSetCard]:

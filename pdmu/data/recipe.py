@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pdmu.config import DetectorConfig, FrontendConfig, ModelConfig, from_dict
+from pdmu.config import FAMILIES, DetectorConfig, FrontendConfig, ModelConfig, from_dict
 from pdmu.errors import UserError
 from pdmu.resources import resource_dir
 from pdmu.tables import mel_bank
@@ -174,6 +175,8 @@ class Recipe:
     def __post_init__(self) -> None:
         self.model.layer_inputs(self.frontend.n_mels)  # before hours of reading, not after
         mel_bank(self.frontend)
+        if self.model.readout != "step":
+            raise ValueError(f'model.readout = "{self.model.readout}" is for sequences; a detector needs the scores of every "step"')
         classes = self.classes
         for name in self.task.mapping:
             if name not in classes:
@@ -220,20 +223,36 @@ def shipped_recipes() -> Path:
     return resource_dir("datasets") / "recipes"
 
 
-def load_recipe(name: str, changes: tuple[str, ...] = ()) -> Recipe:
+class RecipeTable(NamedTuple):
+    """A recipe as read, changed, and with its family applied, before it is known whether it is one of recordings or of sequences."""
+
+    where: str  # for messages
+    data: dict[str, Any]
+    family: str | None
+
+    @property
+    def of_sequences(self) -> bool:
+        """Whether it trains on sequences, not on the recordings of a manifest."""
+        return "sequence" in self.data
+
+
+def read_table(name: str, changes: tuple[str, ...] = ()) -> RecipeTable:
     """Read a recipe by file name, or by the name of a shipped one.
+
+    ``model.family`` names a model of :data:`pdmu.config.FAMILIES`: what it says replaces that of every layer, and what `changes` say
+    beside it goes over both.
 
     Parameters
     ----------
     name : str
         ``cough`` or ``path/to/recipe.toml``.
     changes : tuple of str
-        ``section.key=value`` with the value in TOML (``train.lr=0.002``, ``augment.speeds=[0.9]``); bare words are strings.
+        ``section.key=value`` with the value in TOML (``train.lr=0.002``, ``model.layers.0.taps=4``); bare words are strings.
 
     Raises
     ------
     UserError
-        No such recipe, not TOML, or a setting that is unknown or of the wrong type.
+        No such recipe, not TOML, an unknown family, or a change that has no place.
     """
     path = Path(name) if name.endswith(".toml") else shipped_recipes() / f"{name}.toml"
     try:
@@ -243,9 +262,57 @@ def load_recipe(name: str, changes: tuple[str, ...] = ()) -> Recipe:
         raise UserError(f"recipe {path}: {error.strerror or error}; give a .toml file or one of: {known}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path}: not valid TOML: {error}") from None
-    for change in changes:
+    naming = [change for change in changes if change.partition("=")[0].strip() == "model.family"]
+    for change in naming:
         _apply(data, change)
-    return from_dict(Recipe, data, path.name)
+    family = _apply_family(data, path.name)
+    for change in changes:
+        if change not in naming:
+            _apply(data, change)
+    return RecipeTable(path.name, data, family)
+
+
+def load_recipe(name: str, changes: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe of recordings; the arguments are those of `read_table`.
+
+    Raises
+    ------
+    UserError
+        As `read_table`; a setting that is unknown or of the wrong type; a recipe of sequences.
+    """
+    return parse_recipe(read_table(name, changes))
+
+
+def parse_recipe(table: RecipeTable) -> Recipe:
+    """Return the recipe of recordings that a table holds.
+
+    Raises
+    ------
+    UserError
+        A setting that is unknown or of the wrong type, or a recipe of sequences.
+    """
+    if table.of_sequences:
+        raise UserError(f"{table.where}: trains on sequences, and a recipe of recordings is needed here; give one without [sequence]")
+    return from_dict(Recipe, table.data, table.where)
+
+
+def _apply_family(data: dict[str, Any], where: str) -> str | None:
+    """Take ``model.family`` out of a recipe and apply it to every layer; return its name."""
+    model = data.get("model")
+    if not isinstance(model, dict) or "family" not in model:
+        return None
+    family = model.pop("family")
+    if family not in FAMILIES:
+        near = difflib.get_close_matches(str(family), FAMILIES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(FAMILIES)}"
+        raise UserError(f"{where} [model]: unknown family '{family}'; {hint}")
+    layers = model.get("layers", [])
+    for layer in layers if isinstance(layers, list) else []:  # what is none is refused where the recipe is parsed
+        if isinstance(layer, dict):
+            for key in ("cell", "bidirectional"):  # of another family: an sdmu recipe made lmu has no spikes left
+                layer.pop(key, None)
+            layer.update(FAMILIES[family])
+    return family
 
 
 def _apply(data: dict[str, Any], change: str) -> None:
@@ -257,9 +324,20 @@ def _apply(data: dict[str, Any], change: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     *sections, last = key.strip().split(".")
-    table = data
+    table: Any = data
     for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
+        table = _inside(table, section, change)
+        if not isinstance(table, dict | list):
             raise UserError(f"--set {change}: '{section}' is a value, not a section")
+    if isinstance(table, list):
+        raise UserError(f"--set {change}: '{sections[-1]}' is a list; name one of its entries and a key, for example model.layers.0.taps=4")
     table[last] = value
+
+
+def _inside(table: Any, section: str, change: str) -> Any:
+    """Return the section of a table, made where it is missing, or the entry of a list."""
+    if isinstance(table, dict):
+        return table.setdefault(section, {})
+    if not section.isdecimal() or int(section) >= len(table):
+        raise UserError(f"--set {change}: '{section}' is no entry of a list of {len(table)}; they count from 0")
+    return table[int(section)]

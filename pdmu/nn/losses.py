@@ -19,7 +19,7 @@ def smoothed(target: Tensor, head: str, smoothing: float) -> Tensor:
     return target * (1 - smoothing) + smoothing * even
 
 
-def step_loss(logits: Tensor, target: Tensor, weight: Tensor, head: Literal["softmax", "sigmoid"]) -> Tensor:
+def step_loss(logits: Tensor, target: Tensor, weight: Tensor, head: Literal["softmax", "sigmoid"], judged: float | None = None) -> Tensor:
     """Mean cross-entropy of the steps.
 
     Parameters
@@ -28,12 +28,14 @@ def step_loss(logits: Tensor, target: Tensor, weight: Tensor, head: Literal["sof
     weight : Tensor [B, T]
         0 leaves a step out.
     head : {"softmax", "sigmoid"}
+    judged : float, optional
+        Sum of the weights that the loss is divided by, where these steps are a part of a batch; theirs when absent.
     """
     if head == "sigmoid":
         each = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
     else:
         each = -(target * F.log_softmax(logits, -1)).sum(-1)
-    return (each * weight).sum() / weight.sum().clamp(min=1)
+    return (each * weight).sum() / max(1.0, float(weight.sum()) if judged is None else judged)
 
 
 def clip_loss(logits: Tensor, target: Tensor, head: Literal["softmax", "sigmoid"], pooling: Literal["max", "mean_logit"]) -> Tensor:

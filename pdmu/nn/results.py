@@ -21,7 +21,7 @@ from pdmu.nn.report import scores_csv, write_report
 from pdmu.nn.snapshot import write_snapshot
 
 if TYPE_CHECKING:
-    from pdmu.nn.train import Trainer
+    from pdmu.nn.recordings import Trainer
 
 # Everything a run leaves, and what export adds: none of it may outlive the training it belongs to.
 FILES = (

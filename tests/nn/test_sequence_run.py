@@ -1,0 +1,217 @@
+"""pdmu-train on sequences, from end to end: it learns, goes on after a kill, reads the test set once, and several processes are one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from pdmu.nn import sequence_run  # noqa: E402
+from pdmu.nn.sequence_run import load_sequence_run  # noqa: E402
+from pdmu.nn.train import main  # noqa: E402
+
+RECIPE = """
+[task]
+name = "which half"
+
+[sequence]
+data = "npz:{data}"
+validation = "sequences"
+validation_share = 0.2
+
+[model]
+readout = "mean"
+
+[[model.layers]]
+hidden = 8
+channels = 2
+order = 4
+theta = 8.0
+taps = 2
+dilation = 2
+
+[train]
+epochs = 6
+batch = 16
+lr = 0.02
+noise = 0.1
+time_shift = 1
+mixup_alpha = 0.1
+ema_decay = 0.8
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sequences of 12 to 20 steps with a bump in their first or their second half; 160 to train on, 40 to test with."""
+    folder, rng = tmp_path_factory.mktemp("sequences"), np.random.default_rng(3)
+    length, y = rng.integers(12, 21, 200), rng.integers(0, 2, 200)
+    values = []
+    for steps, label in zip(length, y, strict=True):
+        x = rng.normal(0, 0.3, (steps, 3))
+        x[steps // 2 * label : steps // 2 * (label + 1)] += 1
+        values.append(x)
+    part = np.where(np.arange(200) < 160, "train", "test")
+    np.savez(folder / "data.npz", values=np.concatenate(values).astype(np.float32), length=length, y=y, part=part)
+    (folder / "recipe.toml").write_text(RECIPE.format(data=folder / "data.npz"), encoding="utf-8")
+    return folder / "recipe.toml"
+
+
+def _arguments(recipe: Path, out: Path, *more: str) -> list[str]:
+    return [str(recipe), "--root", str(recipe.parent), "--out", str(out), "--threads", "1", *more]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "a"
+    done = _run([sys.executable, "-m", "pdmu.nn.train", *_arguments(recipe, out, "--json")])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((out / "summary.json").read_text())
+    return out
+
+
+def _untimed(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    summary = json.loads((out / "summary.json").read_text())
+    for line in (*log, summary):
+        for key in [k for k in line if "seconds" in k or k == "steps_per_s"]:
+            del line[key]
+    return log, summary
+
+
+def test_it_learns_and_says_so(finished: Path) -> None:
+    net, recipe, summary, shift, scale = load_sequence_run(finished)
+    assert not net.training and recipe.model.labels == ("0", "1") and shift.shape == scale.shape == (3,)
+    assert summary["test"]["accuracy"] > 0.9 and summary["test"]["sequences"] == 40
+    assert np.sum(summary["test"]["confusion"]) == 40
+    assert summary["validation"]["sequences"] + summary["train_sequences"] == 160
+    assert summary["parameters"] == sum(p.numel() for p in net.parameters())
+
+
+def test_killed_and_started_again_gives_the_same_run(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "pdmu.nn.train", *_arguments(recipe, out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while not (out / "log.jsonl").exists() or len((out / "log.jsonl").read_text().splitlines()) < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "summary.json").exists()
+    done = _run(command)
+    assert done.returncode == 0 and "continuing after epoch" in done.stderr
+    assert _untimed(out) == _untimed(finished)
+
+
+def test_the_test_set_is_read_once(
+    recipe: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sequence_run, "evaluate", lambda *a: pytest.fail("evaluated again"))
+    assert main(_arguments(recipe, finished, "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((finished / "summary.json").read_text())
+
+
+def test_tuning_leaves_it_unread(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = sequence_run.evaluate
+    monkeypatch.setattr(sequence_run, "evaluate", lambda *a: seen.append(len(a[2])) or original(*a))
+    assert main(_arguments(recipe, tmp_path, "--no-test", "--epochs", "3", "--set", "train.validate_every=2")) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["test"] is None
+    assert seen and 40 not in seen
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert ["val_loss" in line for line in log] == [False, True, True]
+
+
+@pytest.mark.parametrize("family", ["pdmu", "lstm", "bi-pdmu", "sdmu"])
+@pytest.mark.parametrize("readout", ["step", "last"])
+def test_families_and_readouts_by_name(recipe: Path, tmp_path: Path, family: str, readout: str) -> None:
+    assert main(_arguments(recipe, tmp_path, "--family", family, "--epochs", "1", "--set", f"model.readout={readout}")) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["family"] == family
+    load_sequence_run(tmp_path)
+
+
+def _torchrun(recipe: Path, out: Path, *more: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    done = _run([*command, "-m", "pdmu.nn.train", *_arguments(recipe, out, "--device", "cpu", *more)])
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_are_one(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    """The same curve within rounding, and a run begun by one process goes on with two and back."""
+    _torchrun(recipe, tmp_path / "two")
+    two, one = _untimed(tmp_path / "two"), _untimed(finished)
+    for a, b in zip(two[0], one[0], strict=True):
+        assert a == pytest.approx(b, rel=1e-4), "float32 sums over two halves of a batch"
+    # an uninterrupted one-process run against: two epochs alone, two by two processes, the rest alone
+    stop = ("--set", "train.epochs=6")
+    out = tmp_path / "mixed"
+    for process in range(3):
+        saved = None if process == 0 else torch.load(out / "checkpoint.pt", weights_only=True)
+        assert saved is None or saved["step"] == 2 * process * 8
+        with_epochs = (recipe, out, *stop)
+        _until(with_epochs, 2 * (process + 1), two=process == 1)
+    mixed = _untimed(out)
+    for a, b in zip(mixed[0], one[0], strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def _until(arguments: tuple[Any, ...], epochs: int, two: bool) -> None:
+    """Train to an epoch of the run and stop there, as a machine that is turned off does: a hook ends the process after the checkpoint."""
+    recipe, out, *more = arguments
+    code = (
+        "import os, sys\nfrom pdmu.nn import fit, train\nsave = fit.Fit.run_epoch\n"
+        f"def run_epoch(self, epoch):\n    if epoch == {epochs}:\n        self.run.ranks.from_first(lambda: None)\n        os._exit(0)\n"
+        "    return save(self, epoch)\nfit.Fit.run_epoch = run_epoch\nsys.exit(train.main(sys.argv[1:]))\n"
+    )
+    script = out.parent / f"until{epochs}.py"
+    script.write_text(code)
+    command = [sys.executable, str(script)]
+    if two:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        [*command, *_arguments(recipe, out, "--device", "cpu", *more)], capture_output=True, text=True, env=environment, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--set", "sequence.data=mnits"), "no such data set; known: psmnist"),
+        (("--set", 'sequence.data="npz:none.npz"'), "none.npz"),
+        (("--set", 'model.labels=["a","b"]'), "those of the data set are needed: 0, 1"),
+        (("--set", "train.tial=3"), "did you mean 'tail'"),
+        (("--family", "pdum"), "did you mean 'pdmu'"),
+        (("--manifest", "m.csv"), "--manifest"),
+        (("--folds", "3", "--fold", "5"), "fold from 0 to folds - 1"),
+        (("--set", "train.lr=1e9", "--set", "train.grad_clip=1e9", "--set", "train.mixup_alpha=0"), "use a smaller train.lr"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], says: str
+) -> None:
+    assert main(_arguments(recipe, tmp_path / "x", *more)) == 1
+    message = capsys.readouterr().err
+    assert says in message and "Traceback" not in message and message.count("error:") == 1
