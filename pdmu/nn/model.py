@@ -96,6 +96,9 @@ class PDMULayer(nn.Module):
         self.to_memory = nn.Linear(n_inputs, config.channels)  # W_u, b_u
         self.from_memory = nn.Linear(size, config.hidden, bias=False)  # W_m
         self.from_input = nn.Linear(n_inputs, config.hidden)  # W_x, b_h
+        # The normalisation takes a bias out again and has a shift of its own, so this one stays 0 in training: its gradient is rounding
+        # alone, which the optimiser would scale up to steps like any other's. Export folds the shift into it.
+        nn.init.zeros_(self.from_input.bias).requires_grad_(False)
         seen = {"x": n_inputs, "xu": n_inputs + config.channels, "xm": n_inputs + size}[config.gate_input]
         gates = config.taps * (config.channels if config.gate_per_channel else 1)
         self.to_gate = nn.Linear(seen, gates) if config.gate not in ("uniform", "off") else None  # W_g, b_g
@@ -426,7 +429,7 @@ class PDMUNet(nn.Module):
             top = whole and i == len(self.layers) - 1
             if i == 0 and skipped > 0:
                 line = cast(Any, layer).begin(y[:, :skipped], line)
-                y = y[:, skipped:]
+                y, ends = y[:, skipped:], None  # whole sequences, so all of them end with the last step
             if top and readout == "last":
                 y, done = cast(Any, layer).last(y, line), True
             else:
