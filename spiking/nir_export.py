@@ -270,9 +270,9 @@ def save(graph: nir.NIRGraph, path: Path) -> None:
 
 
 def _load_run(run: Path) -> PDMUNet:
-    from pdmu.nn.results import load_run  # brings all of training, which no one who writes a graph from a program needs
+    from pdmu.nn.sequence_run import load_network  # brings all of training, which no one who writes a graph from a program needs
 
-    return load_run(run)[0]
+    return load_network(run)
 
 
 def main(argv: Sequence[str] | None = None, load: Callable[[Path], PDMUNet] = _load_run) -> int:

@@ -88,12 +88,17 @@ def load_run(out: Path) -> tuple[PDMUNet, Recipe, dict[str, Any]]:
     Raises
     ------
     UserError
-        The folder holds no finished run.
+        The folder holds no finished run, or one of sequences.
     """
     path = out / "model.pt"
     if not path.exists():
         raise UserError(f"{path}: no such file; train first: pdmu-train RECIPE --manifest M --root DIR --out {out}")
     saved = checkpoint.load(path, needs=("average", "recipe", "summary"))
+    if "shift" in saved:
+        raise UserError(
+            f"{path}: was trained on sequences that no front end makes, and an audio bundle needs one; train a recipe of recordings "
+            "(cough, birds …) to export, or write a spiking network as NIR: python -m spiking.nir_export"
+        )
     recipe = from_dict(Recipe, json.loads(saved["recipe"]), f"{path} recipe")
     net = PDMUNet(recipe.model, recipe.frontend)
     net.load_state_dict(saved["average"])

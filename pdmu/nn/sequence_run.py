@@ -31,7 +31,7 @@ from pdmu.nn.evaluate import number
 from pdmu.nn.fit import Fit, RunConfig, read_checkpoint
 from pdmu.nn.losses import smoothed
 from pdmu.nn.model import PDMUNet
-from pdmu.nn.results import clear_run
+from pdmu.nn.results import clear_run, load_run
 
 EVALUATION_STEPS = 100_000  # steps of a batch that is evaluated, padding included
 SELECTION = "averaged weights of the last epoch: validation chose neither weights nor epoch; the test set was read once, after it"
@@ -233,6 +233,19 @@ def load_sequence_run(out: Path) -> SequenceRun:
     net = PDMUNet(recipe.model, summary["inputs"])
     net.load_state_dict(saved["average"])
     return SequenceRun(net.eval(), recipe, summary, saved["shift"], saved["scale"])
+
+
+def load_network(out: Path) -> PDMUNet:
+    """Return the network of a finished run, be it of recordings or of sequences, in evaluation mode.
+
+    Raises
+    ------
+    UserError
+        The folder holds no finished run.
+    """
+    path = out / "model.pt"
+    of_sequences = path.exists() and "shift" in checkpoint.load(path)
+    return load_sequence_run(out).net if of_sequences else load_run(out)[0]
 
 
 def train_sequences(table: RecipeTable, args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[str, Any]:

@@ -17,9 +17,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from pdmu.nn import sequence_run  # noqa: E402
+from deploy.export import main as export  # noqa: E402
+from pdmu.nn import fit, sequence_run  # noqa: E402
 from pdmu.nn.sequence_run import load_sequence_run  # noqa: E402
 from pdmu.nn.train import main  # noqa: E402
+from spiking import nir_export, nir_import  # noqa: E402
 
 RECIPE = """
 [task]
@@ -160,40 +162,38 @@ def test_two_processes_are_one(recipe: Path, finished: Path, tmp_path: Path) -> 
     two, one = _untimed(tmp_path / "two"), _untimed(finished)
     for a, b in zip(two[0], one[0], strict=True):
         assert a == pytest.approx(b, rel=1e-4), "float32 sums over two halves of a batch"
-    # an uninterrupted one-process run against: two epochs alone, two by two processes, the rest alone
-    stop = ("--set", "train.epochs=6")
-    out = tmp_path / "mixed"
-    for process in range(3):
-        saved = None if process == 0 else torch.load(out / "checkpoint.pt", weights_only=True)
-        assert saved is None or saved["step"] == 2 * process * 8
-        with_epochs = (recipe, out, *stop)
-        _until(with_epochs, 2 * (process + 1), two=process == 1)
-    mixed = _untimed(out)
-    for a, b in zip(mixed[0], one[0], strict=True):
+
+
+def test_two_processes_go_on_where_one_stopped(recipe: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = fit.Fit.run_epoch
+
+    def run_epoch(self: fit.Fit, epoch: int) -> dict[str, Any]:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return original(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Fit, "run_epoch", run_epoch)
+        assert main(_arguments(recipe, tmp_path)) == 1
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2 * 8
+    _torchrun(recipe, tmp_path)
+    for a, b in zip(_untimed(tmp_path)[0], _untimed(finished)[0], strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
 
-def _until(arguments: tuple[Any, ...], epochs: int, two: bool) -> None:
-    """Train to an epoch of the run and stop there, as a machine that is turned off does: a hook ends the process after the checkpoint."""
-    recipe, out, *more = arguments
-    code = (
-        "import os, sys\nfrom pdmu.nn import fit, train\nsave = fit.Fit.run_epoch\n"
-        f"def run_epoch(self, epoch):\n    if epoch == {epochs}:\n        self.run.ranks.from_first(lambda: None)\n        os._exit(0)\n"
-        "    return save(self, epoch)\nfit.Fit.run_epoch = run_epoch\nsys.exit(train.main(sys.argv[1:]))\n"
-    )
-    script = out.parent / f"until{epochs}.py"
-    script.write_text(code)
-    command = [sys.executable, str(script)]
-    if two:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port), str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [*command, *_arguments(recipe, out, "--device", "cpu", *more)], capture_output=True, text=True, env=environment, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+def test_runs_of_sequences_are_no_detectors(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export([str(finished), "--target", "bundle", "--name", "x", "--version", "1.0.0", "--out", str(finished)]) == 1
+    message = capsys.readouterr().err
+    assert "trained on sequences" in message and "Traceback" not in message
+
+
+def test_a_spiking_run_is_written_as_nir(recipe: Path, tmp_path: Path) -> None:
+    assert main(_arguments(recipe, tmp_path, "--family", "sdmu", "--epochs", "1", "--set", "model.layers.0.gate=off")) == 0
+    assert nir_export.main([str(tmp_path), "--dt", "0.01", "--out", str(tmp_path / "model.nir")]) == 0
+    back, net = nir_import.from_nir(nir_import.load(tmp_path / "model.nir")), load_sequence_run(tmp_path).net
+    x = torch.randn(2, 15, 3, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(back(x), net(x))
 
 
 @pytest.mark.parametrize(
