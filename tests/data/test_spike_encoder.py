@@ -22,7 +22,8 @@ def _energies(seed: int, steps: int) -> np.ndarray:
 
 
 def test_levels_span_the_range_below_the_loudest() -> None:
-    e = np.array([[1e6, 1e6 * 10**-2.25, 1e6 * 10**-4.5, 1e-9, 0.0, 1e6]], np.float32)
+    below = 10 ** (-OPTIONS.range_db / 10 * np.array([0, 0.5, 1]))
+    e = np.array([[*1e6 * below, 1e-9, 0.0, 1e6]], np.float32)
     assert levels(OPTIONS, e)[0] == pytest.approx([1, 0.5, 0, 0, 0, 1], abs=1e-6)  # float32 energies
     assert not levels(OPTIONS, np.zeros((3, 6), np.float32)).any()
 
