@@ -147,9 +147,14 @@ def plan(recipe: str, family: str, changes: tuple[str, ...], match: bool, inputs
         given, hidden = hidden, match_widths(parsed.model, n, target)
         widths = tuple(f"model.layers.{i}.hidden={h}" for i, h in enumerate(hidden) if h != given[i])
     count = parameter_count(with_widths(parsed.model, hidden), n)
-    settings = _hash([family, _without_seed(read_table(recipe, (*asked, *widths)))])
+    settings = settings_of(recipe, family, (*changes, *widths))
     protocol = _hash([match, _without_seed(read_table(recipe, ("model.family=pdmu", *changes)))])
     return Row(family, changes, widths, hidden, count, target, parsed.sequence.folds, parsed.train.epochs, settings, protocol)
+
+
+def settings_of(recipe: str, family: str, changes: tuple[str, ...]) -> str:
+    """Return the hash of what a row's runs have in common."""
+    return _hash([family, _without_seed(read_table(recipe, (f"model.family={family}", *changes)))])
 
 
 def _without_seed(table: RecipeTable) -> dict[str, Any]:
@@ -177,8 +182,10 @@ def train_run(recipe: str, row: Row, seed: int, fold: int, run: Path, options: a
     Raises
     ------
     UserError
-        The trainer refused or failed.
+        The trainer refused or failed, or the recipe is no longer what the row was planned from.
     """
+    if settings_of(recipe, row.family, (*row.changes, *row.widths)) != row.settings:
+        raise UserError(f"{recipe}: the recipe has changed since this command began; start it again")
     command: list[str | Path] = [sys.executable, "-m", "pdmu.nn.train", recipe, "--root", options.root, "--out", run, "--seed", str(seed)]
     command += ["--threads", str(options.threads), "--device", options.device]
     for change in (f"model.family={row.family}", *row.changes, *row.widths, *([f"sequence.fold={fold}"] if row.folds else [])):
