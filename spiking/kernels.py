@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdmu.nn.kernels import _pool, usable
+from pdmu.nn.kernels import share_out, usable
 from spiking.lif import Reset
 from spiking.surrogate import PEAK, SLOPE
 
@@ -33,15 +33,7 @@ def _compiled() -> dict[str, Any]:
 
 def _run(name: str, batch: int, hidden: int, *arguments: Any) -> None:
     """Run a kernel over all pairs of a sequence and a block of neurons, each thread its share."""
-    pairs = batch * -(-hidden // NEURONS)
-    kernel, threads = _compiled()[name], min(torch.get_num_threads(), pairs)
-    if threads <= 1:
-        kernel(0, pairs, *arguments)
-        return
-    edges = [pairs * i // threads for i in range(threads + 1)]
-    shares = [_pool(threads).submit(kernel, a, b, *arguments) for a, b in zip(edges, edges[1:], strict=False)]
-    for share in shares:
-        share.result()
+    share_out(_compiled()[name], batch * -(-hidden // NEURONS), *arguments)
 
 
 # Each inner loop touches few arrays and branches on nothing but values: LLVM gives up SIMD where it would have to prove more arrays apart.

@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from spiking.surrogate import ATAN_ALPHA as ATAN_ALPHA
 from spiking.surrogate import spike
 
 Reset = Literal["subtract", "zero"]

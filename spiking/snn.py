@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from pdmu.config import FrontendConfig, LIFConfig, ModelConfig
 from pdmu.errors import UserError
 from pdmu.nn.model import PDMUNet
-from spiking.lif import ATAN_ALPHA, LIFState
+from spiking.lif import LIFState
 from spiking.sdmu import LIF
+from spiking.surrogate import ATAN_ALPHA
 
 Surrogate = Callable[[Tensor], Tensor]  # as the functions in snntorch.surrogate return: u to spikes, with a gradient
 

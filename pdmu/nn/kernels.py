@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,16 +38,20 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def _run(name: str, batch: int, *arguments: Any) -> None:
-    """Run a kernel over sequences 0 … batch-1, each thread its share."""
-    kernel, threads = _compiled()[name], min(torch.get_num_threads(), batch)
+def share_out(kernel: Callable[..., None], items: int, *arguments: Any) -> None:
+    """Run a kernel over items 0 … items-1, each of torch's threads its share: ``kernel(begin, end, *arguments)``."""
+    threads = min(torch.get_num_threads(), items)
     if threads <= 1:
-        kernel(0, batch, *arguments)
+        kernel(0, items, *arguments)
         return
-    edges = [batch * i // threads for i in range(threads + 1)]
+    edges = [items * i // threads for i in range(threads + 1)]
     shares = [_pool(threads).submit(kernel, a, b, *arguments) for a, b in zip(edges, edges[1:], strict=False)]
     for share in shares:
         share.result()
+
+
+def _run(name: str, batch: int, *arguments: Any) -> None:
+    share_out(_compiled()[name], batch, *arguments)
 
 
 def _gather(begin: int, end: int, line: Any, gates: Any, delays: Any, z: Any) -> None:

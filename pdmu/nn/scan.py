@@ -153,7 +153,7 @@ def memory_parallel(order: int, theta: float, u: Tensor, state: Tensor) -> Tenso
 
 
 def _product(u: Tensor, weights: Tensor) -> Tensor:
-    """Return ``Σ_t u[:, t] weights[t]``, ``[B, q, d]``: one matrix product, where batched ones of a row each would be several times slower."""
+    """Return ``Σ_t u[:, t] weights[t]``, ``[B, q, d]``: one matrix product; batched ones of single rows are several times slower."""
     batch, steps, q = u.shape
     return (u.transpose(1, 2).reshape(batch * q, steps) @ weights).view(batch, q, -1)
 

@@ -78,7 +78,7 @@ def test_gradients_of_the_parallel_form_equal_those_through_the_steps(spikes: st
     g = torch.Generator().manual_seed(1)
     x = (2 * torch.randn(2, 37, 6, generator=g, dtype=torch.float64)).requires_grad_()
     weight = torch.randn(2, 37, BASE.hidden, generator=g, dtype=torch.float64)
-    wanted = [("x", x), *layer.named_parameters()]
+    wanted = [("x", x), *((n, p) for n, p in layer.named_parameters() if p.requires_grad)]
     grads = []
     for form in (layer, lambda *a: _steps(layer, *a)):
         grads.append(torch.autograd.grad((form(x, layer.init_state(2, x))[0] * weight).sum(), [t for _, t in wanted], allow_unused=True))
@@ -106,7 +106,7 @@ def test_training_moves_every_parameter(spikes: str) -> None:
     layer = _layer(spikes, {"lif": LIFConfig(threshold=0.3, learn_threshold=True)}).train()
     x = 2 * torch.randn(4, 30, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (layer(x, layer.init_state(4, x))[0] * torch.linspace(0, 1, 7).double()).sum().backward()
-    for name, p in layer.named_parameters():
+    for name, p in ((n, p) for n, p in layer.named_parameters() if p.requires_grad):
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
 
 
