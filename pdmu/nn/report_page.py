@@ -39,7 +39,7 @@ def page(recipe: Recipe, report: dict[str, Any], pictures: Mapping[str, np.ndarr
         f"<p>{summary['parameters']:,} parameters, {summary['train_clips']} recordings trained on, weights of epoch {summary['epoch']} of "
         f"{summary['epochs']}, seed {summary['seed']}. <small>{escape(summary['selection'])}.</small></p>",
         _validation(recipe, report),
-        "<h2>Curves</h2>" + _image(_curves(report["history"])),
+        "<h2>Curves</h2>" + image(curves(report["history"])),
         _sources("Validation by source", recipe, report["sources"]["validation"]),
         _sources("Recordings kept apart (never trained on, chose nothing)", recipe, report["sources"]["extra"]),
         _quantisation(report["quantisation"]),
@@ -47,15 +47,20 @@ def page(recipe: Recipe, report: dict[str, Any], pictures: Mapping[str, np.ndarr
         _worst("Worst false alarms", report["worst"]["false_alarms"], pictures),
         _rejected(report),
     ]
-    title = f"<title>{escape(recipe.task.name)}: training report</title>"
+    return document(f"{recipe.task.name}: training report", parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """Return a page of HTML parts that needs nothing beside it; empty parts are left out."""
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8">{title}<style>{STYLE}</style>\n'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>\n'
         + "\n".join(p for p in parts if p)
         + "\n</html>\n"
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table; what is not a string is a number, or None."""
     lines = []
     for row in rows:
         cells = (f'<td class="n">{_number(v)}</td>' if not isinstance(v, str) else f"<td>{escape(v)}</td>" for v in row)
@@ -75,17 +80,17 @@ def _validation(recipe: Recipe, report: dict[str, Any]) -> str:
         return "<h2>Validation</h2><p>No recording was held out.</p>"
     names = {"clips": "clips", "auc": "AUC", "recall_at_3pct": "recall at 3 % false alarms", "recall_at_1pct": "recall at 1 %"}
     rows = [(label, *(values[k] for k in names)) for label, values in metrics["labels"].items()]
-    parts = [f"<h2>Validation</h2><p>{metrics['clips']} recordings.</p>", _table(("label", *names.values()), rows)]
+    parts = [f"<h2>Validation</h2><p>{metrics['clips']} recordings.</p>", table(("label", *names.values()), rows)]
     if "confusion" in metrics:
         parts.append(f"<p>Accuracy {_number(metrics['accuracy'])}, balanced {_number(metrics['balanced_accuracy'])}.</p>")
-        parts.append(_image(_confusion(recipe.model.labels, np.array(metrics["confusion"]))))
+        parts.append(image(confusion(recipe.model.labels, np.array(metrics["confusion"]))))
     parts.append("<h2>Thresholds of the clip score</h2>")
     for label, values in report["labels"].items():
         rows = [(label, f"{t['allowed']:.1%}", t["threshold"], t["recall"], t["false_alarms"]) for t in values["thresholds"]]
-        parts.append(_table(("label", "false alarms allowed", "threshold", "recall", "false alarms"), rows))
+        parts.append(table(("label", "false alarms allowed", "threshold", "recall", "false alarms"), rows))
     curves = {label: values["det"] for label, values in report["labels"].items() if values["det"]["misses"]}
     if curves:
-        parts.append("<h2>Misses against false alarms (DET)</h2>" + _image(_det(curves)))
+        parts.append("<h2>Misses against false alarms (DET)</h2>" + image(_det(curves)))
     return "".join(parts)
 
 
@@ -95,7 +100,7 @@ def _sources(title: str, recipe: Recipe, rows: Sequence[dict[str, Any]]) -> str:
     labels = recipe.model.labels
     note = f"<p>Part of the clips accepted at each label's threshold ({recipe.train.false_alarm_rate:.1%} false alarms on validation).</p>"
     lines = [(r["source"], r["class"], r["clips"], *(r["accepted"][label] for label in labels)) for r in rows]
-    return f"<h2>{escape(title)}</h2>{note}" + _table(("source", "class", "clips", *labels), lines)
+    return f"<h2>{escape(title)}</h2>{note}" + table(("source", "class", "clips", *labels), lines)
 
 
 def _quantisation(result: dict[str, Any] | None) -> str:
@@ -108,22 +113,22 @@ def _quantisation(result: dict[str, Any] | None) -> str:
     if "accuracy" in result["float"]:
         rows.append(("all", "accuracy", result["float"]["accuracy"], result["integer"]["accuracy"]))
     note = f"<p>Largest difference of a step's score: {result['largest_step_difference']:.4f}.</p>"
-    return "<h2>Accuracy lost by quantisation</h2>" + _table(("label", "figure", "float", "integer"), rows) + note
+    return "<h2>Accuracy lost by quantisation</h2>" + table(("label", "figure", "float", "integer"), rows) + note
 
 
 def _worst(title: str, entries: Sequence[dict[str, Any]], pictures: Mapping[str, np.ndarray]) -> str:
     shown = [e for e in entries if e["path"] in pictures]
-    return f"<h2>{title}</h2>" + _image(_spectrograms(shown, pictures)) if shown else ""
+    return f"<h2>{title}</h2>" + image(_spectrograms(shown, pictures)) if shown else ""
 
 
 def _rejected(report: dict[str, Any]) -> str:
     parts = []
     if report["rejected"]:
         parts.append(f"<h2>{len(report['rejected'])} recordings that could not be used</h2>")
-        parts.append(_table(("path", "reason"), [(r["path"], r["reason"]) for r in report["rejected"]]))
+        parts.append(table(("path", "reason"), [(r["path"], r["reason"]) for r in report["rejected"]]))
     if report["summary"]["excluded"]:
         parts.append("<h2>Recordings the recipe leaves out</h2>")
-        parts.append(_table(("reason", "recordings"), sorted(report["summary"]["excluded"].items())))
+        parts.append(table(("reason", "recordings"), sorted(report["summary"]["excluded"].items())))
     return "".join(parts)
 
 
@@ -133,27 +138,36 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _image(figure: Figure) -> str:
+def image(figure: Figure) -> str:
+    """Return a figure as a picture inside the page."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=100)
     return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"></p>'
 
 
-def _curves(history: Sequence[dict[str, Any]]) -> Figure:
-    groups = [("train_loss", "val_loss"), [k for k in history[0] if k.startswith("val_") and k != "val_loss"]]
-    groups = [names for names in groups if names]  # without validation there is a loss alone
+def curves(history: Sequence[dict[str, Any]]) -> Figure:
+    """Plot loss and validation figures over the epochs; an epoch may lack the latter."""
+    names = list(dict.fromkeys(key for line in history for key in line))
+    losses = [n for n in names if n in ("train_loss", "val_loss")]
+    groups = [losses, [n for n in names if n.startswith("val_") and n != "val_loss"]]
+    groups = [group for group in groups if group]  # without validation there is a loss alone
     figure = _figure(4.5 * len(groups), 3.2)
-    epochs = [line["epoch"] for line in history]
-    for axes, names in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
-        for name in (n for n in names if n in history[0]):
-            axes.plot(epochs, [np.nan if line[name] is None else line[name] for line in history], label=name.replace("_", " "))
+    for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        for name in group:
+            there = [line for line in history if name in line]
+            axes.plot(
+                [line["epoch"] for line in there],
+                [np.nan if (v := line[name]) is None else v for line in there],
+                label=name.replace("_", " "),
+            )
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return figure
 
 
-def _confusion(labels: Sequence[str], counts: np.ndarray) -> Figure:
+def confusion(labels: Sequence[str], counts: np.ndarray) -> Figure:
+    """Plot a confusion matrix ``[true, predicted]`` of counts."""
     size = 2.5 + 0.55 * len(labels)
     figure = _figure(size + 1, size)
     axes = figure.subplots()

@@ -32,9 +32,10 @@ from pdmu.nn.fit import Fit, RunConfig, read_checkpoint
 from pdmu.nn.losses import smoothed
 from pdmu.nn.model import PDMUNet
 from pdmu.nn.results import clear_run, load_run
+from pdmu.nn.sequence_report import sequence_page
 
 EVALUATION_STEPS = 100_000  # steps of a batch that is evaluated, padding included
-SELECTION = "averaged weights of the last epoch: validation chose neither weights nor epoch; the test set was read once, after it"
+SELECTION = "averaged weights of the last epoch: validation chose neither weights nor epoch; the test set was "
 
 
 class SequenceBatch(NamedTuple):
@@ -184,7 +185,7 @@ def finish(trainer: SequenceTrainer, table: RecipeTable, read_test: bool = True)
         "parameters": sum(p.numel() for p in trainer.net.parameters()),
         "train_sequences": len(corpus.train),
         "split": corpus.split,
-        "selection": SELECTION,
+        "selection": SELECTION + ("read once, after it" if read_test else "left unread"),
         "seconds": round(seconds, 1),
         "steps_per_s": round(steps / max(seconds, 1e-9)),
         "threads": torch.get_num_threads(),
@@ -201,6 +202,7 @@ def finish(trainer: SequenceTrainer, table: RecipeTable, read_test: bool = True)
         "scale": torch.from_numpy(corpus.scale),
     }
     checkpoint.save(out / "model.pt", content)
+    write_text(out / "report.html", sequence_page(recipe, summary, trainer.history))
     return summary
 
 

@@ -104,8 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps(summary))
     else:
-        report = args.out / ("summary.json" if "test" in summary else "report.html")
-        print(f"{summary['task']}: {summary['parameters']:,} parameters, {_figures(summary)}; see {report}")
+        print(f"{summary['task']}: {summary['parameters']:,} parameters, {_figures(summary)}; see {args.out / 'report.html'}")
     return 0
 
 

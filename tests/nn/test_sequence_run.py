@@ -105,6 +105,12 @@ def test_it_learns_and_says_so(finished: Path) -> None:
     assert summary["parameters"] == sum(p.numel() for p in net.parameters())
 
 
+def test_the_report_shows_it(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3  # curves, confusion of validation and test
+    assert "http" not in page.split("<style>")[0] and "the test set was read once" in page
+
+
 def test_killed_and_started_again_gives_the_same_run(recipe: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "pdmu.nn.train", *_arguments(recipe, out)]
