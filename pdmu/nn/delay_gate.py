@@ -31,7 +31,7 @@ class RouteState(NamedTuple):
 
 def line_steps(taps: int, dilation: int, first: int) -> int:
     """Return the length L of the delay line: the longest delay."""
-    return (taps + first - 1) * dilation
+    return max(0, taps + first - 1) * dilation
 
 
 def delay_init(batch: int, taps: int, dilation: int, first: int, value: tuple[int, ...], gate: tuple[int, ...], like: Tensor) -> DelayState:

@@ -25,6 +25,7 @@ from pdmu.nn.delay_gate import (
     route_sequence,
     route_step,
 )
+from pdmu.nn.fused import can_fuse, delay_norm_relu
 from pdmu.nn.scan import memory_at, memory_mixture, memory_parallel, memory_projected, memory_step
 from pdmu.tables import lmu_matrices
 
@@ -77,6 +78,11 @@ def _straight_through(soft: Tensor) -> Tensor:
     """Return one-hot rows at the largest of `soft`, with the gradient of `soft`."""
     hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
     return hard + (soft - soft.detach())  # in this order exactly one-hot
+
+
+def softmax_of_few(logits: Tensor) -> Tensor:
+    """Softmax over a short last axis; with that axis first it runs over long rows, several times faster on a CPU."""
+    return torch.softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
 
 
 class PDMULayer(nn.Module):
@@ -137,10 +143,10 @@ class PDMULayer(nn.Module):
         u = self.to_memory(x)
         return torch.relu(u) if self.config.write == "relu" else u
 
-    def gate(self, x: Tensor, u: Tensor, m: Tensor | None) -> Tensor:
+    def gate(self, x: Tensor, u: Tensor, m: Tensor | None, soft: bool = False) -> Tensor:
         """Gate weights ``[..., n]`` (``[..., n, q, 1]`` per channel) of an instant; no taps when the gate is off.
 
-        `m` ``[..., q, d]`` is needed where the gate sees the memory.
+        `m` ``[..., q, d]`` is needed where the gate sees the memory. `soft` keeps the weights that a router (top1) sets to zero.
         """
         c = self.config
         if self.to_gate is None:
@@ -154,12 +160,29 @@ class PDMULayer(nn.Module):
         elif c.gate == "straight_through":
             # Gumbel noise explores taps in training; -log of an exponential variate is a Gumbel variate
             noisy = logits - torch.empty_like(logits).exponential_().log() if self.training else logits
-            g = _straight_through(torch.softmax(noisy / self.temperature, -1))
+            g = _straight_through(softmax_of_few(noisy / self.temperature))
         else:
-            g = torch.softmax(logits, -1)
-            if c.gate == "top1":
+            g = softmax_of_few(logits)
+            if c.gate == "top1" and not soft:
                 g = g * torch.zeros_like(g).scatter(-1, g.argmax(-1, keepdim=True), 1.0)
         return g.transpose(-1, -2)[..., None] if c.gate_per_channel else g[..., 0, :]
+
+    def can_fuse(self, x: Tensor, state: LayerState) -> bool:
+        """Whether `fused` gives what `forward` does: one gate for all channels that sees no memory, and nothing on the way yet."""
+        c = self.config
+        plain = not self.delays_memory and c.gate_input != "xm" and not c.residual
+        return plain and can_fuse(self.norm, x, state.delay[0]) and not (state.delay[0].requires_grad or bool(state.delay[0].any()))
+
+    def fused(self, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+        """`forward` in training by the compiled layer of `pdmu.nn.fused`."""
+        c, length, steps = self.config, state.delay[0].shape[1], x.shape[1]
+        u = self.write(x)
+        p, end = memory_projected(c.order, c.theta, u, state.memory, self.from_memory.weight)
+        g = self.gate(x, u, None, soft=True)
+        delays = tuple((tap + c.first_tap) * c.dilation for tap in range(g.shape[2]))
+        y = delay_norm_relu(p, g, x, self.from_input, self.norm, delays, self.routed)
+        kept = slice(max(0, steps - length), steps)  # nothing older is still on its way
+        return y, LayerState(end, self.deliver(state.delay, p[:, kept], g[:, kept])[0])
 
     def forward(self, x: Tensor, state: LayerState, valid: Tensor | None = None) -> tuple[Tensor, LayerState]:
         """All steps in parallel; equal to `step` repeated (batch normalisation in evaluation mode).
@@ -172,6 +195,8 @@ class PDMULayer(nn.Module):
         valid : Tensor of bool, optional
             ``[B, T]``: steps that belong to their sequence; the others take no part in normalisation statistics.
         """
+        if self.training and valid is None and self.can_fuse(x, state):
+            return self.fused(x, state)
         pre, after = self.currents(x, state)
         pre = self.normalise(pre, valid)
         return torch.relu(pre + x if self.config.residual else pre), after

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,12 +77,35 @@ def _in_chunks(u: Tensor, chunk: int) -> Tensor:
     return torch.nn.functional.pad(u, (0, 0, 0, n * chunk - steps)).view(batch, n, chunk, q).transpose(2, 3)
 
 
+class _ChunkStarts(torch.autograd.Function):
+    """``s[j+1] = e[j] + s[j] P``: as single operations autograd would keep and add up one small array after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, ends: Tensor, state: Tensor, power: Tensor) -> Tensor:
+        ctx.save_for_backward(power)
+        starts = torch.empty_like(ends)
+        rows = starts.unbind(0)
+        rows[0].copy_(state)
+        for own, before, after in zip(ends.unbind(0), rows, rows[1:], strict=False):
+            torch.addmm(own, before, power, out=after)
+        return starts
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (power,), given = ctx.saved_tensors, gradients[0]
+        total = torch.empty_like(given)
+        rows, back = total.unbind(0), power.T.contiguous()
+        rows[-1].copy_(given[-1])
+        for j in range(len(rows) - 2, -1, -1):
+            torch.addmm(given[j], rows[j + 1], back, out=rows[j])
+        return torch.cat([total[1:], torch.zeros_like(total[:1])]), total[0], None
+
+
 def _chunk_starts(ends: Tensor, state: Tensor, power: Tensor) -> Tensor:
     """Return the states before each chunk ``[B, n, q, d]``, from the chunks' own final states and ``(Ā^C)ᵀ``."""
-    starts = [state]
-    for own in ends[:, :-1].unbind(1):
-        starts.append(own + starts[-1] @ power)
-    return torch.stack(starts, 1)
+    batch, n, q, order = ends.shape
+    rows = ends.transpose(0, 1).reshape(n, batch * q, order)
+    return _ChunkStarts.apply(rows, state.reshape(batch * q, order), power).view(n, batch, q, order).transpose(0, 1)
 
 
 def memory_chunked(order: int, theta: float, u: Tensor, state: Tensor, chunk: int = 32) -> Tensor:
