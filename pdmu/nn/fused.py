@@ -31,7 +31,7 @@ def _compiled() -> dict[str, Any]:
     """
     import numba
 
-    options = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
     jit, row = numba.njit(cache=True, **options), numba.njit(inline="always", **options)
 
     @row
