@@ -25,7 +25,8 @@ from benchmarks.common import report
 from benchmarks.engines import MAX_STATE, turns_of
 from benchmarks.lif import added_memory_mib
 from pdmu.config import FAMILIES, ModelConfig, PDMUConfig
-from pdmu.nn.model import PDMUNet, build_layer
+from pdmu.nn.layers import build_layer
+from pdmu.nn.model import PDMUNet
 from pdmu.nn.scan import PROJECTED_ENGINES, STATE_ENGINES
 from spiking.snn import to_snntorch
 

@@ -14,7 +14,8 @@ from pdmu.bundle import Bundle, with_golden
 from pdmu.config import DetectorConfig
 from pdmu.errors import UserError
 from pdmu.fixedpoint import I16_MAX, quantize_multiplier
-from pdmu.nn.model import CausalConv, PDMULayer, PDMUNet
+from pdmu.nn.layer import PDMULayer
+from pdmu.nn.model import CausalConv, PDMUNet
 from pdmu.nn.scan import memory_chunked
 from pdmu.tables import FEATURE_FRAC_BITS, LOGIT_FRAC_BITS, lmu_matrices, round_half_up
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pdmu.config import LIFConfig, PDMUConfig
 from pdmu.nn.delay_gate import DelayState, RouteState
-from pdmu.nn.model import LayerState, PDMULayer
+from pdmu.nn.layer import LayerState, PDMULayer
 from pdmu.nn.scan import memory_at, memory_parallel, memory_step
 from pdmu.tables import lmu_matrices
 from spiking.lif import LIFState, lif_step

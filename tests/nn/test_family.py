@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch")
 
 from pdmu.config import FAMILIES, ConvConfig, ModelConfig, PDMUConfig, from_dict, to_dict  # noqa: E402
 from pdmu.errors import UserError  # noqa: E402
-from pdmu.nn.model import PDMULayer, PDMUNet, build_layer  # noqa: E402
+from pdmu.nn.layer import PDMULayer  # noqa: E402
+from pdmu.nn.layers import build_layer  # noqa: E402
+from pdmu.nn.model import PDMUNet  # noqa: E402
 
 TOLERANCE = dict(rtol=1e-9, atol=1e-10)  # float64 sums of up to a few hundred terms in another order
 BASE = PDMUConfig(hidden=7, channels=3, order=5, theta=12, taps=4, dilation=2)

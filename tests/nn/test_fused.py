@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
 from pdmu.config import FAMILIES, PDMUConfig  # noqa: E402
-from pdmu.nn import model  # noqa: E402
-from pdmu.nn.model import PDMULayer  # noqa: E402
+from pdmu.nn import layer as module  # noqa: E402
+from pdmu.nn.layer import PDMULayer  # noqa: E402
 
 BASE = PDMUConfig(hidden=9, channels=2, order=4, theta=10, taps=3, dilation=4)
 # float32 sums of hundreds of terms in another order; gradients are of order 1 to 100
@@ -26,7 +26,7 @@ def _both(monkeypatch: pytest.MonkeyPatch, layer: PDMULayer, x: Any, through_sta
         one, given = copy.deepcopy(layer), x.detach().clone().requires_grad_(x.requires_grad)
         with monkeypatch.context() as patch:
             if not fuse:
-                patch.setattr(model, "can_fuse", lambda *a: False)
+                patch.setattr(module, "can_fuse", lambda *a: False)
             else:
                 patch.setattr(PDMULayer, "currents", lambda *a: pytest.fail("the layer was not fused"))
             torch.manual_seed(3)  # Gumbel noise

@@ -8,7 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from pdmu.config import ConvConfig, FrontendConfig, ModelConfig, PDMUConfig  # noqa: E402
-from pdmu.nn.model import LayerState, PDMULayer, PDMUNet  # noqa: E402
+from pdmu.nn.layer import LayerState, PDMULayer  # noqa: E402
+from pdmu.nn.model import PDMUNet  # noqa: E402
 from pdmu.nn.scan import memory_chunked, memory_sequential  # noqa: E402
 
 F64_TOLERANCE = dict(rtol=1e-9, atol=1e-11)  # float64 sums of up to a few hundred terms in another order

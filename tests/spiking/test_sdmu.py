@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from pdmu.config import LIFConfig, ModelConfig, PDMUConfig  # noqa: E402
-from pdmu.nn.model import PDMUNet, build_layer  # noqa: E402
+from pdmu.nn.layers import build_layer  # noqa: E402
+from pdmu.nn.model import PDMUNet  # noqa: E402
 from spiking.sdmu import SpikingDMULayer, SpikingState  # noqa: E402
 
 TOLERANCE = dict(rtol=1e-9, atol=1e-10)  # float64 sums of up to a few hundred terms in another order
