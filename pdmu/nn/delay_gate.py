@@ -37,12 +37,21 @@ def line_steps(taps: int, dilation: int, first: int) -> int:
 def delay_init(batch: int, taps: int, dilation: int, first: int, value: tuple[int, ...], gate: tuple[int, ...], like: Tensor) -> DelayState:
     """Return an empty line of values of shape `value` and gates ``[n, *gate]``, on the device and of the type of `like`."""
     steps = line_steps(taps, dilation, first)
-    return DelayState(like.new_zeros(batch, steps, *value), like.new_zeros(batch, steps, taps, *gate))
+    zero = like.new_zeros(())  # expanded: a long line of a large batch takes no memory before something is on it
+    return DelayState(zero.expand(batch, steps, *value), zero.expand(batch, steps, taps, *gate))
 
 
 def route_init(batch: int, taps: int, dilation: int, first: int, value: tuple[int, ...], like: Tensor) -> RouteState:
     """Return a line on which nothing is under way."""
-    return RouteState(like.new_zeros(batch, line_steps(taps, dilation, first), *value))
+    return RouteState(like.new_zeros(()).expand(batch, line_steps(taps, dilation, first), *value))
+
+
+def is_empty(state: DelayState | RouteState) -> bool:
+    """Whether nothing is on the line, as at the beginning; a line that gradients flow into is not."""
+    values = state[0]
+    if values.requires_grad:
+        return False
+    return not bool((values[:1, :1] if not any(values.stride()) else values).any())
 
 
 def delay_step(state: DelayState, p: Tensor, g: Tensor, dilation: int, first: int = 1) -> tuple[DelayState, Tensor]:

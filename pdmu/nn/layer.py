@@ -18,6 +18,7 @@ from pdmu.nn.delay_gate import (
     delay_init,
     delay_sequence,
     delay_step,
+    is_empty,
     route_init,
     route_sequence,
     route_step,
@@ -131,7 +132,7 @@ class PDMULayer(nn.Module):
         """Whether `fused` gives what `forward` does: one gate for all channels that sees no memory, and nothing on the way yet."""
         c = self.config
         plain = not self.delays_memory and c.gate_input != "xm" and not c.residual
-        return plain and can_fuse(self.norm, x, state.delay[0]) and not (state.delay[0].requires_grad or bool(state.delay[0].any()))
+        return plain and can_fuse(self.norm, x, state.delay[0]) and is_empty(state.delay)
 
     def fused(self, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """`forward` in training by the compiled layer of `pdmu.nn.fused`."""
