@@ -204,8 +204,9 @@ class PDMUConfig:
             raise ValueError("gumbel_temperature must be two positive numbers, at the start and the end of training")
         if self.gate == "uniform" and (self.gate_input != "x" or self.gate_per_channel or self.gate_tanh):
             raise ValueError("a uniform gate reads nothing: leave gate_input, gate_per_channel and gate_tanh out")
-        if self.cell == "spiking" and self.residual:
-            raise ValueError("a spiking layer has spikes as outputs and can't be residual")
+        if self.residual and (self.cell != "pdmu" or self.bidirectional):
+            kind = "bidirectional" if self.bidirectional else self.cell
+            raise ValueError(f"a {kind} layer can't be residual; set residual = false")
 
     @property
     def delay_steps(self) -> int:
@@ -222,7 +223,7 @@ class PDMUConfig:
         if self.bidirectional:
             return "it is bidirectional"
         if self.cell != "pdmu":
-            return f"it is a {self.cell} layer"
+            return f"its cell is {self.cell}"
         covered = {"gate_input": "x", "gate_tanh": False, "gate_per_channel": False, "first_tap": 1, "write": "identity"}
         if self.gate not in ("softmax", "uniform", "off"):
             return f'its gate is "{self.gate}"; softmax, uniform and off are covered'
@@ -230,18 +231,19 @@ class PDMUConfig:
         return f"it has {', '.join(changed)}" if changed else None
 
 
-# The models of the family by name: what each changes in the layers of a recipe.
+# The models of the family by name: what each changes in the layers of a recipe. Outputs that are spikes, of two directions or of torch's
+# own layers are not added to inputs.
 FAMILIES: dict[str, dict[str, Any]] = {
-    "lstm": {"cell": "lstm"},
-    "gru": {"cell": "gru"},
+    "lstm": {"cell": "lstm", "residual": False},
+    "gru": {"cell": "gru", "residual": False},
     "lmu": {"gate": "off"},
     "pdmu-uniform": {"gate": "uniform"},
     "pdmu": {"gate": "softmax"},
     "epdmu": {"gate": "top1"},
     "epdmu-st": {"gate": "straight_through"},
-    "bi-pdmu": {"gate": "softmax", "bidirectional": True},
-    "sdmu": {"cell": "spiking", "spikes": "hidden"},
-    "sdmu-full": {"cell": "spiking", "spikes": "all"},
+    "bi-pdmu": {"gate": "softmax", "bidirectional": True, "residual": False},
+    "sdmu": {"cell": "spiking", "spikes": "hidden", "residual": False},
+    "sdmu-full": {"cell": "spiking", "spikes": "all", "residual": False},
 }
 
 
@@ -317,7 +319,11 @@ class ModelConfig:
         self.check_streams(what)
         for i, layer in enumerate(self.layers):
             if reason := layer.outside_contract():
-                raise UserError(f"{what}: layer {i} is outside the integer law: {reason}")
+                raise UserError(
+                    f"{what}: layer {i} is outside the integer law: {reason}; train a model it covers (--family pdmu, lmu or pdmu-uniform)"
+                )
+        if self.readout != "step":
+            raise UserError(f'{what}: the readout is "{self.readout}", and the integer law gives the scores of every "step"')
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 ``cough``, ``birds`` and ``esc10`` take the recordings of a manifest that the shipped recipe of that name trains on — its ``data.include``,
 ``data.exclude`` and ``task.licence_allow`` — with the labels its ``task.mapping`` gives them, through its ``frontend``. Nothing of that is
-said a second time here. What is heard only after training (``data.validate_only``) and synthetic sounds are left out.
+said a second time here. What is heard only after training (``data.validate_only``) and synthetic sounds are left out; what the recipe
+keeps for training (``data.train_only``) may be held out here: folds are of all groups.
 
 A recording becomes ``seconds`` of features: its most active stretch where it is longer, silence behind it where it is shorter; `average`
 frames make a step. There is no public test part: ask for ``folds``. ESC-10's folds are official and are used when there are as many.

@@ -3,11 +3,12 @@
 The recording at hand is EEGLAB's tutorial data: one subject, 32 electrodes at 128 Hz, 4 minutes, 80 targets (events ``square``). Squares
 and circles appeared at five places side by side; the subject attended to one of them and pressed a button when a square appeared there.
 Only targets at the two leftmost places are kept in it: position 1 or 2, forty each, is the label. **It is a smoke test of the protocol,
-not a result**: one subject, some sixty epochs to train on, and a logistic regression with whole blocks left out is right about 30 of 80.
+not a result**: one subject and some sixty epochs to train on.
 
 Places come in runs of five or ten stimuli, one of the other place after it, and the signal drifts: neighbours in time look alike, whatever
-was attended to. So the unit that is never split is a block of whole runs (`runs` of them, both places in each), and ``folds`` leaves
-blocks out. With several recordings in the folder, one a subject, it leaves subjects out; ``within_subject`` = 1 asks for blocks instead.
+was attended to. So the unit that is never split is a block of whole runs (`runs` of them, so of both places but for a run left over at the
+end), and ``folds`` leaves blocks out. With several recordings in the folder, one a subject, it leaves subjects out; ``within_subject`` = 1
+asks for blocks instead.
 
 An epoch is the signal from `start_s` to `end_s` around its stimulus, in µV, less each electrode's mean over `baseline_s` before the
 stimulus, `average` samples to a step. The eyes' electrodes (EOG…) are left out: whoever looks to the left tells by them where.

@@ -131,8 +131,9 @@ def _sequences(path: Path, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[
         x = x[np.arange(x.shape[1]) < length[:, None]]
     elif length.sum() != len(x):
         raise UserError(f"{path}: length sums to {length.sum()} steps, values has {len(x)}")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise UserError(f"{path}: the sequences hold NaN or infinite values")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is told as infinite
+        if x.dtype.kind == "f" and not np.isfinite(x.astype(np.float32)).all():
+            raise UserError(f"{path}: the sequences hold NaN or values that are infinite in float32")
     return x, length
 
 

@@ -88,6 +88,14 @@ class SequenceRecipe:
     def __post_init__(self) -> None:
         if self.model.head != "softmax":
             raise ValueError('model.head must be "softmax": a sequence is of one class')
+        if self.train.tail and self.model.readout not in ("last", "leaky"):
+            raise ValueError(
+                f'train.tail trains on the end of a sequence, and model.readout = "{self.model.readout}" reads all of it; use last or leaky'
+            )
+        if self.train.tail and any(layer.bidirectional for layer in self.model.layers):
+            raise ValueError("train.tail needs a layer that can begin in the middle, which no bidirectional one can (--set train.tail=0)")
+        if self.train.batch < 2 and self.model.readout == "last":
+            raise ValueError("train.batch must be at least 2 where the last step alone is read: normalisation needs more than one value")
 
 
 def load_sequence_recipe(name: str, changes: tuple[str, ...] = ()) -> SequenceRecipe:

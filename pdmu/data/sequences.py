@@ -6,6 +6,7 @@ is here, once. Shapes: T_i steps of sequence i, N_x inputs.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -95,6 +96,15 @@ class SequenceCorpus:
     scale: NDArray[np.float32]  # [N_x] multiplied; both from the training part
     split: str  # how the parts came about, in words
 
+    def digest(self) -> str:
+        """Return a hash of everything the parts hold, by which a run knows its data again."""
+        content = hashlib.sha256()
+        for part in (self.train, self.validation, self.test):
+            for values in (part.values, part.length, part.target):
+                content.update(f"{values.dtype} {values.shape}".encode())
+                content.update(np.ascontiguousarray(values).data)
+        return content.hexdigest()
+
     @property
     def inputs(self) -> int:
         """N_x."""
@@ -169,10 +179,16 @@ def cut(loaded: LoadedSequences, config: SequenceDataConfig) -> SequenceCorpus:
         held[pool[chosen]] = True
         words.append(f"{held.sum()} of {len(pool)} training sequences, by {config.validation}, for validation")
     train = everything.subset(~test & ~held)
-    if len(train) == 0 or len(np.unique(train.target)) < len(loaded.labels):
-        raise UserError(
-            f'[sequence] data = "{config.data}": a label has no sequences to train on; use other folds or a smaller validation_share'
+    if len(loaded.labels) < 2:
+        raise UserError(f'[sequence] data = "{config.data}": all sequences have the label {loaded.labels[0]}; two are needed to tell apart')
+    missing_label = sorted(set(range(len(loaded.labels))) - set(train.target.tolist()))
+    if missing_label:
+        where = (
+            "in the data set"
+            if missing_label[0] not in everything.target
+            else "left to train on; use other folds or a smaller validation_share"
         )
+        raise UserError(f'[sequence] data = "{config.data}": the label {loaded.labels[missing_label[0]]} has no sequences {where}')
     shift, scale = np.zeros(train.values.shape[1], np.float32), np.ones(train.values.shape[1], np.float32)
     if loaded.standardise:
         mean, deviation = _moments(train.values)

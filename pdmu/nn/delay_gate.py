@@ -112,6 +112,26 @@ def route_sequence(
     return RouteState(line[:, steps:]), p + line[:, :steps]
 
 
+def send_step(state: RouteState, p: Tensor, g: Tensor, dilation: int, first: int = 1) -> tuple[RouteState, Tensor]:
+    """`route_step` with gates ``[B, n, …]`` written to every tap: of one-hot gates the same values, and a gradient for each of them."""
+    line = torch.cat([state.arriving, torch.zeros_like(p)[:, None]], 1)
+    slot = (torch.arange(g.shape[1], device=p.device) + first) * dilation
+    line = line.index_add(1, slot, _over(g, p[:, None]) * p[:, None])
+    return RouteState(line[:, 1:]), p + line[:, 0]
+
+
+def send_sequence(state: RouteState, p: Tensor, g: Tensor, dilation: int, first: int = 1) -> tuple[RouteState, Tensor]:
+    """All steps of `send_step` at once: p ``[B, T, …]``, g ``[B, T, n, …]`` → z ``[B, T, …]``."""
+    steps, taps, length = p.shape[1], g.shape[2], state.arriving.shape[1]
+    empty = delay_init(len(p), taps, dilation, first, tuple(p.shape[2:]), tuple(g.shape[3:]), p)
+    ahead = (p.new_zeros(()).expand(len(p), length, *p.shape[2:]), g.new_zeros(()).expand(len(p), length, *g.shape[2:]))
+    z = delay_sequence(empty, torch.cat([p, ahead[0]], 1), torch.cat([g, ahead[1]], 1), dilation, first)[
+        1
+    ]  # and what comes after the last step
+    z = torch.cat([z[:, :length] + state.arriving, z[:, length:]], 1)
+    return RouteState(z[:, steps:]), z[:, :steps]
+
+
 def _over(gate: Tensor, p: Tensor) -> Tensor:
     """Return a gate with the axes it lacks, so that it scales `p`."""
     return gate.view(*gate.shape, *[1] * (p.ndim - gate.ndim))

@@ -68,7 +68,8 @@ def clip_probabilities(recipe: Recipe, net: nn.Module, prepared: PreparedClips) 
     stride = recipe.model.frames_per_step
     scores = np.zeros((len(prepared.clips), len(recipe.model.labels)))
     for chosen, features in zip(prepared.order, prepared.features, strict=True):
-        q15 = scores_q15(net(features), recipe.model.head)
+        lengths = torch.from_numpy(prepared.clips.length[chosen])  # a layer that runs backwards begins at each recording's end
+        q15 = scores_q15(net(features, lengths=lengths), recipe.model.head)
         for row, i in enumerate(chosen):
             scores[i] = clip_scores(q15[row, : prepared.clips.length[i] // stride], info)
     targets = one_hot(recipe, prepared.clips.target)

@@ -210,6 +210,24 @@ def read_checkpoint(run: RunConfig) -> dict[str, Any] | None:
             raise UserError(f"{run.out}: holds a finished run without its checkpoint; give another --out, or --fresh to start over")
         return None
     saved = checkpoint.load(path, run.device)
-    if saved.get("format") != FORMAT or saved["identity"] != run.identity:
-        raise UserError(f"{path}: belongs to another recipe, manifest, seed or fold; give another --out, or --fresh to start over")
+    if saved.get("format") != FORMAT or saved.get("identity") != run.identity:
+        raise UserError(f"{path}: belongs to another training ({_differences(saved, run)}); give another --out, or --fresh to start over")
     return saved
+
+
+def _differences(saved: dict[str, Any], run: RunConfig) -> str:
+    """Say in what a checkpoint's training and this one differ."""
+    before, now = saved.get("identity") or {}, run.identity
+    recipes = [json.loads(i.get("recipe", "{}")) for i in (before, now)]
+    settings = [f"{key} {old} there, {new} here" for key, old, new in _unlike("", *recipes)]
+    others = [f"other {key}" for key in now if key != "recipe" and before.get(key) != now[key]]
+    return "; ".join([*settings[:3], *others]) or "another format"
+
+
+def _unlike(where: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings in which two recipes differ, by their dotted names."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(k for k in now if k not in before)]:
+            yield from _unlike(f"{where}.{key}" if where else key, before.get(key), now.get(key))
+    elif before != now:
+        yield where, before, now

@@ -61,13 +61,14 @@ def _compiled() -> dict[str, Any]:
     @row
     def normalised(pre: Any, r: int, scale: Any, shift: Any, y: Any) -> None:
         for h in range(pre.shape[1]):
-            y[r, h] = max(np.float32(0), pre[r, h] * scale[h] + shift[h])
+            v = pre[r, h] * scale[h] + shift[h]
+            y[r, h] = np.float32(0) if v <= 0 else v  # NaN stays NaN, as in torch
 
     @row
     def gradient_moments(dy: Any, pre: Any, r: int, scale: Any, shift: Any, mean: Any, block: Any) -> None:
         for h in range(pre.shape[1]):
             d = dy[r, h]
-            d = d if pre[r, h] * scale[h] + shift[h] > 0 else np.float32(0)
+            d = np.float32(0) if pre[r, h] * scale[h] + shift[h] <= 0 else d
             block[0, h] += d
             block[1, h] += d * (pre[r, h] - mean[h])
 
@@ -75,7 +76,7 @@ def _compiled() -> dict[str, Any]:
     def behind_relu(dy: Any, pre: Any, r: int, scale: Any, shift: Any, out: Any, s: int) -> None:
         for h in range(pre.shape[1]):
             d = dy[r, h]
-            out[s, h] = d if pre[r, h] * scale[h] + shift[h] > 0 else np.float32(0)
+            out[s, h] = np.float32(0) if pre[r, h] * scale[h] + shift[h] <= 0 else d
 
     @row
     def behind_norm(pre: Any, r: int, scale: Any, offset: Any, tilt: Any, out: Any, s: int) -> None:

@@ -22,6 +22,8 @@ from pdmu.nn.delay_gate import (
     route_init,
     route_sequence,
     route_step,
+    send_sequence,
+    send_step,
 )
 from pdmu.nn.fused import can_fuse, delay_norm_relu
 from pdmu.nn.scan import memory_at, memory_mixture, memory_parallel, memory_projected, memory_step
@@ -76,6 +78,11 @@ class PDMULayer(nn.Module):
     def routed(self) -> bool:
         """Whether each step is sent to one tap only (EPDMU)."""
         return self.config.gate in ("top1", "straight_through")
+
+    @property
+    def estimates(self) -> bool:
+        """Whether every tap takes part in the gradient though one carries values: the straight-through estimate in training."""
+        return self.training and self.config.gate == "straight_through"
 
     @property
     def delays_memory(self) -> bool:
@@ -141,7 +148,7 @@ class PDMULayer(nn.Module):
         p, end = memory_projected(c.order, c.theta, u, state.memory, self.from_memory.weight)
         g = self.gate(x, u, None, soft=True)
         delays = tuple((tap + c.first_tap) * c.dilation for tap in range(g.shape[2]))
-        y = delay_norm_relu(p, g, x, self.from_input, self.norm, delays, self.routed)
+        y = delay_norm_relu(p, g, x, self.from_input, self.norm, delays, self.routed and not self.estimates)
         kept = slice(max(0, steps - length), steps)  # nothing older is still on its way
         return y, LayerState(end, self.deliver(state.delay, p[:, kept], g[:, kept])[0])
 
@@ -181,6 +188,8 @@ class PDMULayer(nn.Module):
         c = self.config
         if isinstance(line, DelayState):
             return delay_sequence(line, p, g, c.dilation, c.first_tap)
+        if self.estimates:
+            return send_sequence(line, p, g, c.dilation, c.first_tap)
         weight, choice = g.max(2)
         return route_sequence(line, p, choice, weight, c.dilation, c.first_tap)
 
@@ -237,5 +246,7 @@ class PDMULayer(nn.Module):
         c = self.config
         if isinstance(line, DelayState):
             return delay_step(line, p, g, c.dilation, c.first_tap)
+        if self.estimates:
+            return send_step(line, p, g, c.dilation, c.first_tap)
         weight, choice = g.max(1)
         return route_step(line, p, choice, weight, c.dilation, c.first_tap)

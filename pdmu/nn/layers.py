@@ -38,6 +38,10 @@ class GatedLayer(nn.Module):
         y, after = self.rnn(x, state.values if len(state.values) > 1 else state.values[0])
         return y, GatedState(after if isinstance(after, tuple) else (after,))
 
+    def begin(self, x: Tensor, state: GatedState) -> GatedState:
+        """State after a sequence (truncated training); these layers have no shorter way to it than through all steps."""
+        return self(x, state)[1]
+
     def last(self, x: Tensor, state: GatedState) -> Tensor:
         """Output ``[B, H]`` of the last step."""
         return self(x, state)[0][:, -1]

@@ -40,11 +40,28 @@ class CausalConv(nn.Module):
         """Zero frames before the first."""
         return like.new_zeros(batch, self.c_in, self.config.kernel_time - self.config.stride_time, self.bins)
 
-    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolve a block whose length is a multiple of the time stride; return the output and the next state."""
+    def forward(self, x: Tensor, state: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Convolve a block whose length is a multiple of the time stride; return the output and the next state.
+
+        `valid` ``[B, T/s_t]`` names the outputs that belong to their sequence; the others take no part in normalisation statistics.
+        """
         full = torch.cat([state, x], 2)
-        y = torch.relu(self.norm(self.conv(nn.functional.pad(full, self.mel_pad))))
-        return y, full[:, :, full.shape[2] - state.shape[2] :]
+        y = self.conv(nn.functional.pad(full, self.mel_pad))
+        if valid is None or not self.training:
+            y = self.norm(y)
+        else:
+            by_step = y.transpose(1, 2)
+            normed = torch.zeros_like(by_step)
+            normed[valid] = self.norm(by_step[valid][..., None])[..., 0]
+            y = normed.transpose(1, 2)
+        return torch.relu(y), full[:, :, full.shape[2] - state.shape[2] :]
+
+
+def _valid(ends: Tensor | None, steps: int) -> Tensor | None:
+    """Return which of `steps` steps are before each sequence's end ``[B, steps]``, or None where all are."""
+    if ends is None or int(ends.min()) >= steps:
+        return None
+    return torch.arange(steps, device=ends.device) < ends[:, None]
 
 
 class PDMUNet(nn.Module):
@@ -102,7 +119,7 @@ class PDMUNet(nn.Module):
         lengths : Tensor of int64, optional
             ``[B]`` frames of each sequence where they differ; what follows is padding.
         return_state : bool
-            Return the final state too.
+            Return the final state too, which is that after the last frame, padding or not.
         tail : int
             Run the layers over the last `tail` steps only (and those that fill their delay lines), the first from the memory it then has,
             the others and all neurons from rest: truncated training of networks whose upper layers and readout look back less far. 0 runs
@@ -117,13 +134,16 @@ class PDMUNet(nn.Module):
         features = features[:, : features.shape[1] // s * s]
         before = state or self.init_state(len(features), features)
         x, conv_state, layer_state = features[:, None], [], []
+        ends = None if lengths is None else torch.as_tensor(lengths, device=x.device)
         for conv, kept in zip(self.convs, before.conv, strict=True):
-            x, after = conv(x, kept)
+            stride = cast(CausalConv, conv).config.stride_time
+            ends = None if ends is None else ends // stride
+            x, after = conv(x, kept, _valid(ends, x.shape[2] // stride))
             conv_state.append(after)
         y = x.permute(0, 2, 3, 1).flatten(2)  # [B, T, F·C], bin-major
         readout, steps = self.config.readout, y.shape[1]
-        ends = None if lengths is None else (torch.as_tensor(lengths, device=y.device) // s).clamp(min=1)
-        valid = None if ends is None or int(ends.min()) == steps else torch.arange(steps, device=y.device) < ends[:, None]
+        ends = None if ends is None else ends.clamp(min=1)
+        valid = _valid(ends, steps)
         whole = valid is None and not return_state  # then not every step need be run
         skipped = steps - tail - sum(layer.delay_steps for layer in self.config.layers) if tail and whole else 0
         done = False

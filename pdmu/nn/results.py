@@ -45,6 +45,22 @@ def clear_run(out: Path) -> None:
             raise UserError(f"{out / name}: cannot be removed: {error.strerror or error}; give another --out") from None
 
 
+def claim_folder(out: Path) -> None:
+    """Make the folder of a run, and see that a file can be written there.
+
+    Raises
+    ------
+    UserError
+        It can't.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".claimed").touch()
+        (out / ".claimed").unlink()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}; give another --out") from None
+
+
 def write_rejected(out: Path, rejected: Sequence[Rejected]) -> None:
     """Write ``rejected.csv``: each recording that cannot be used, and why."""
     text = io.StringIO()

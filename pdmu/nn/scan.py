@@ -37,6 +37,12 @@ def memory_sequential(order: int, theta: float, u: Tensor, state: Tensor) -> Ten
     return torch.stack(states, 1)
 
 
+def _constant(values: np.ndarray, like: torch.dtype, device: torch.device) -> Tensor:
+    """Return an array as a tensor that is kept for later calls, of training too, though this one may be of inference."""
+    with torch.inference_mode(False):
+        return torch.as_tensor(values).to(device, like)
+
+
 @functools.lru_cache(maxsize=32)
 def _impulse_response(order: int, theta: float, steps: int, like: torch.dtype, device: torch.device) -> Tensor:
     """Return ``Ā^k B̄`` for k = 0 … steps-1, ``[T, d]``; computed in float64."""
@@ -44,13 +50,13 @@ def _impulse_response(order: int, theta: float, steps: int, like: torch.dtype, d
     block, power = b[None], a  # a block of 2^j responses gives the next 2^j by Ā^(2^j)
     while len(block) < steps:
         block, power = np.concatenate([block, block @ power.T]), power @ power
-    return torch.as_tensor(block[:steps]).to(device, like)
+    return _constant(block[:steps], like, device)
 
 
 @functools.lru_cache(maxsize=64)
 def _power(order: int, theta: float, exponent: int, like: torch.dtype, device: torch.device) -> Tensor:
     """Return the transpose of Ā to a power, ``[d, d]``; computed in float64."""
-    return torch.as_tensor(np.linalg.matrix_power(lmu_matrices(order, theta)[0], exponent).T.copy()).to(device, like)
+    return _constant(np.linalg.matrix_power(lmu_matrices(order, theta)[0], exponent).T.copy(), like, device)
 
 
 @functools.lru_cache(maxsize=32)
@@ -60,7 +66,7 @@ def _across(order: int, theta: float, chunk: int, like: torch.dtype, device: tor
     powers = [a]
     for _ in range(chunk - 1):
         powers.append(powers[-1] @ a)
-    return torch.as_tensor(np.stack([p.T for p in powers])).to(device, like)
+    return _constant(np.stack([p.T for p in powers]), like, device)
 
 
 def _toeplitz(lags: Tensor) -> Tensor:

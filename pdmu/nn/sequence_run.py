@@ -31,7 +31,7 @@ from pdmu.nn.evaluate import number
 from pdmu.nn.fit import Fit, RunConfig, read_checkpoint
 from pdmu.nn.losses import smoothed
 from pdmu.nn.model import PDMUNet
-from pdmu.nn.results import clear_run, load_run
+from pdmu.nn.results import claim_folder, clear_run, load_run
 from pdmu.nn.sequence_report import sequence_page
 
 EVALUATION_STEPS = 100_000  # steps of a batch that is evaluated, padding included
@@ -172,7 +172,8 @@ def finish(trainer: SequenceTrainer, table: RecipeTable, read_test: bool = True)
     """
     recipe, corpus, out = trainer.recipe, trainer.corpus, trainer.run.out
     seconds = sum(line["train_seconds"] for line in trainer.history)
-    steps = float(corpus.train.length.mean()) * recipe.train.batch * trainer.batches * len(trainer.history)
+    batch = min(recipe.train.batch, len(corpus.train))
+    steps = float(corpus.train.length.mean()) * batch * trainer.batches * len(trainer.history)
     summary: dict[str, Any] = {
         "task": recipe.task.name,
         "data": recipe.sequence.data,
@@ -250,6 +251,19 @@ def load_network(out: Path) -> PDMUNet:
     return load_sequence_run(out).net if of_sequences else load_run(out)[0]
 
 
+def _check_lengths(recipe: SequenceRecipe, corpus: SequenceCorpus, ranks: Ranks) -> None:
+    """Refuse what no batch can be made of."""
+    stride, size = recipe.model.frames_per_step, min(recipe.train.batch, len(corpus.train))
+    for name, part in (("training", corpus.train), ("validation", corpus.validation), ("test", corpus.test)):
+        if len(part) and int(part.length.min()) < stride:
+            raise UserError(
+                f"the {name} part has a sequence of {part.length.min()} steps, and model.conv makes one step of {stride}; "
+                "leave out shorter sequences, or use smaller strides in time"
+            )
+    if size < ranks.size:
+        raise UserError(f"{ranks.size} processes cannot share batches of {size}; use fewer processes or a larger train.batch")
+
+
 def train_sequences(table: RecipeTable, args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Train as the command line says; return the summary.
 
@@ -259,6 +273,7 @@ def train_sequences(table: RecipeTable, args: argparse.Namespace, device: torch.
         A recipe, data set, split, folder or setting that cannot be used.
     """
     quiet = not sys.stderr.isatty()
+    ranks.from_first(lambda: claim_folder(args.out))  # before hours of reading and training
     model = table.data.get("model")
     own_labels = isinstance(model, dict) and "labels" in model
     if own_labels:
@@ -273,12 +288,16 @@ def train_sequences(table: RecipeTable, args: argparse.Namespace, device: torch.
     recipe = parse_sequence_recipe(table)
     if recipe.model.labels != corpus.labels:
         raise UserError(f"{table.where} [model] labels: those of the data set are needed: {', '.join(corpus.labels)}; or leave them out")
-    parts = (corpus.train, corpus.validation, corpus.test)
-    identity = {"recipe": json.dumps(to_dict(recipe), sort_keys=True), "sequences": [len(p) for p in parts]}
+    _check_lengths(recipe, corpus, ranks)
+    identity = {"recipe": json.dumps(to_dict(recipe), sort_keys=True), "sequences": corpus.digest()}
     run = RunConfig(args.out, device, identity, quiet, ranks)
     saved = ranks.in_turn(lambda: None if args.fresh else read_checkpoint(run))
     if saved is not None and len(saved["history"]) == recipe.train.epochs and (args.out / "model.pt").exists():
-        return load_sequence_run(args.out).summary  # the test set was read, and is not read again
+        summary = load_sequence_run(args.out).summary
+        if summary["test"] is not None or args.no_test:  # what was read is not read again
+            if ranks.first:
+                print(f"{args.out}: already finished; --fresh starts over", file=sys.stderr)
+            return summary
     if saved is None:
         ranks.from_first(lambda: clear_run(args.out))
     trainer = SequenceTrainer(recipe, corpus, run)

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda …")
     parser.add_argument("--folds", type=int, help="k-fold validation: number of parts (of sequences: the part is the test set)")
-    parser.add_argument("--fold", type=int, help="with --folds: part to validate on, from 0 (default: 0)")
+    parser.add_argument("--fold", type=int, help="with --folds, or a recipe that has them: part to hold out, from 0 (default: 0)")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting of the recipe")
     parser.add_argument("--cache", type=Path, default=None, help="folder of cached features")
     parser.add_argument("--no-test", action="store_true", help="leave the test set of sequences unread, while settings are being tuned")
@@ -58,6 +58,8 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
     if args.threads:
         torch.set_num_threads(args.threads)
     table = read_table(args.recipe, (*family, *args.set, *changes))
+    if args.fold is not None and args.folds is None and not table.data.get("sequence", {}).get("folds"):
+        raise UserError("--fold chooses one of several parts: give their number with --folds")
     if not table.of_sequences:
         return train_recordings(parse_recipe(table), args, device, ranks)
     if args.manifest is not None:
@@ -72,7 +74,8 @@ def _figures(summary: dict[str, Any]) -> str:
     """Return the figures of what was held out in a few words."""
     if "test" in summary:
         parts = ((name, summary[name]) for name in ("validation", "test"))
-        return ", ".join(f"{name} accuracy {100 * f['accuracy']:.2f} % of {f['sequences']}" for name, f in parts if f)
+        accuracies = [f"{name} accuracy {100 * f['accuracy']:.2f} % of {f['sequences']}" for name, f in parts if f]
+        return ", ".join(accuracies) or "nothing held out"
     validation = summary["validation"]
     if validation is None:
         return "no recording held out"
@@ -84,8 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``pdmu-train``; returns the exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.fold is not None and args.folds is None:
-        parser.error("--fold chooses one of --folds parts: give both")
     if args.threads < 0:
         parser.error("--threads needs a number of CPU threads, or 0 for torch's choice")
     ranks = Ranks()
@@ -97,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks.say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        ranks.say(f"stopped; the same command goes on from the last epoch in {args.out}")
+        without = " without --fresh" if args.fresh else ""
+        ranks.say(f"stopped; the same command{without} goes on from the last finished epoch in {args.out}")
         return 1
     if not ranks.first:
         return 0

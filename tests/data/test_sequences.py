@@ -90,7 +90,7 @@ def test_inputs_are_scaled_by_the_training_part_alone() -> None:
 
 def test_a_label_without_training_sequences_is_refused() -> None:
     loaded = _loaded(groups=30, test=30)  # the first thirty are all of label a
-    with pytest.raises(UserError, match="a label has no sequences to train on"):
+    with pytest.raises(UserError, match="the label a has no sequences left to train on"):
         cut(loaded, SequenceDataConfig("npz:x", validation="sequences"))
 
 

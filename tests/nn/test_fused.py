@@ -65,6 +65,15 @@ def test_fused_is_the_layer(monkeypatch: pytest.MonkeyPatch, family: str, inputs
         torch.testing.assert_close(fused[name], value, **TOLERANCE, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_not_a_number_stays_one() -> None:
+    layer = PDMULayer(BASE, 2).train()
+    with torch.no_grad():
+        layer.to_memory.weight[0, 0] = float("nan")
+    x = torch.randn(2, 20, 2)
+    y, _ = layer(x, layer.init_state(2, x))
+    assert torch.isnan(y).all()
+
+
 def test_what_it_cannot_do_goes_the_other_way() -> None:
     x = torch.randn(2, 9, 9)
     for changes in ({"residual": True}, {"gate_per_channel": True}, {"gate_input": "xm"}):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -134,6 +133,23 @@ def test_the_test_set_is_read_once(
     assert json.loads(capsys.readouterr().out) == json.loads((finished / "summary.json").read_text())
 
 
+def test_other_data_under_the_same_name_is_another_training(
+    recipe: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = dict(np.load(recipe.parent / "data.npz"))
+    np.savez(tmp_path / "data.npz", **arrays | {"y": 1 - arrays["y"]})
+    assert main(_arguments(recipe, finished, "--set", f'sequence.data="npz:{tmp_path / "data.npz"}"')) == 1
+    assert "sequence.data" in capsys.readouterr().err
+    other = tmp_path / "recipe.toml"
+    other.write_text(RECIPE.format(data=tmp_path / "data.npz"))
+    assert main(_arguments(other, tmp_path / "run", "--epochs", "1")) == 0
+    np.savez(tmp_path / "data.npz", **arrays)
+    assert main(_arguments(other, tmp_path / "run", "--epochs", "1")) == 1
+    assert "other sequences" in capsys.readouterr().err
+    assert main(_arguments(other, tmp_path / "run", "--epochs", "2")) == 1
+    assert "train.epochs 1 there, 2 here" in capsys.readouterr().err
+
+
 def test_tuning_leaves_it_unread(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = sequence_run.evaluate
@@ -143,6 +159,9 @@ def test_tuning_leaves_it_unread(recipe: Path, tmp_path: Path, monkeypatch: pyte
     assert seen and 40 not in seen
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert ["val_loss" in line for line in log] == [False, True, True]
+    more = ("--epochs", "3", "--set", "train.validate_every=2")
+    assert main(_arguments(recipe, tmp_path, *more)) == 0, "tuning is over: the same run, without training it again, tells its figure"
+    assert json.loads((tmp_path / "summary.json").read_text())["test"]["sequences"] == 40
 
 
 @pytest.mark.parametrize("family", ["pdmu", "lstm", "bi-pdmu", "sdmu"])
@@ -154,10 +173,7 @@ def test_families_and_readouts_by_name(recipe: Path, tmp_path: Path, family: str
 
 
 def _torchrun(recipe: Path, out: Path, *more: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = _run([*command, "-m", "pdmu.nn.train", *_arguments(recipe, out, "--device", "cpu", *more)])
     assert done.returncode == 0, done.stderr
 
@@ -211,6 +227,11 @@ def test_a_spiking_run_is_written_as_nir(recipe: Path, tmp_path: Path) -> None:
         (("--set", "train.tial=3"), "did you mean 'tail'"),
         (("--family", "pdum"), "did you mean 'pdmu'"),
         (("--manifest", "m.csv"), "--manifest"),
+        (("--fold", "1"), "give their number with --folds"),
+        (("--out", "/proc/none/run"), "cannot be written"),
+        (("--set", "train.tail=5"), "use last or leaky"),
+        (("--set", "train.batch=1", "--set", "model.readout=last"), "train.batch must be at least 2"),
+        (("--set", "model.conv=[{channels=2,kernel_time=32,stride_time=32}]"), "makes one step of 32"),
         (("--folds", "3", "--fold", "5"), "fold from 0 to folds - 1"),
         (("--set", "train.lr=1e9", "--set", "train.grad_clip=1e9", "--set", "train.mixup_alpha=0"), "use a smaller train.lr"),
     ],

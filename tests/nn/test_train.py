@@ -146,6 +146,7 @@ def test_a_class_that_was_not_held_out_has_no_figures(root: Path, tmp_path: Path
         (("--set", "train.lr=1e9", "--set", "train.grad_clip=1e9"), "use a smaller train.lr"),
         (("--device", "gpu9"), "--device gpu9"),
         (("--folds", "99"), "cannot be split into 99"),
+        (("--fold", "1"), "give their number with --folds"),
         (("--manifest", "none.csv"), "none.csv"),
         (("--cache", "/dev/null/cache"), "cannot be written: Not a directory"),
         (("--out", "/dev/null/out"), "/dev/null/out"),
@@ -163,7 +164,7 @@ def test_a_damaged_checkpoint_is_named(root: Path, tmp_path: Path, capsys: pytes
     assert "checkpoint.pt: not a checkpoint" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [["--fold", "1"], ["--threads", "-1"], ["--epochs", "x"]])
+@pytest.mark.parametrize("more", [["--threads", "-1"], ["--epochs", "x"]])
 def test_usage_error_is_2(root: Path, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(_arguments(root, tmp_path / "x", *more))
