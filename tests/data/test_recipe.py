@@ -81,7 +81,7 @@ def test_mistakes_are_named(tmp_path: Path, change: str, says: str) -> None:
 
 
 def test_missing_and_broken_recipes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one of: birds, cough, esc10"):
+    with pytest.raises(UserError, match="one of: birds, .*cough, .*esc10"):
         load_recipe("frogs")
     with pytest.raises(UserError, match="not valid TOML"):
         load_recipe(_recipe(tmp_path, "[task\n"))
