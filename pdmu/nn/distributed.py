@@ -4,7 +4,7 @@ Every process holds the whole net, its optimiser and the data, makes the same gl
 loss of its own slice, divided by the global batch's counts. `DistributedDataParallel` averages gradients over the R processes, so the
 slice's loss is multiplied by R before the backward pass: the average is then the gradient of the global batch's loss. With shared
 normalisation statistics (:mod:`pdmu.nn.norm`) a run is one process's within rounding, and a checkpoint of the one continues the other.
-Only what is drawn inside the net differs between numbers of processes: its dropout masks and the Gumbel noise of a straight-through gate.
+What is drawn inside the net, dropout masks and Gumbel noise, is drawn for the whole batch in every process (:mod:`pdmu.nn.noise`).
 
 The first process alone evaluates, writes and prints. What it alone does ends in an error for all where it fails.
 """

@@ -30,7 +30,6 @@ from pdmu.nn.distributed import Ranks
 from pdmu.nn.model import PDMUNet
 
 FORMAT = 1
-OTHER_RANK = 7919  # between the seeds of two processes, whose dropout masks must differ
 
 
 class Schedule(Protocol):
@@ -166,7 +165,7 @@ class Fit(ABC):
         """Train on one epoch's batches; return the mean loss."""
         self.model.train()
         ranks = self.run.ranks
-        torch.manual_seed(self.schedule.seed * 1_000_003 + epoch + OTHER_RANK * ranks.rank)
+        torch.manual_seed(self.schedule.seed * 1_000_003 + epoch)  # in all processes: each draws for the whole batch
         total = 0.0
         for batch in self.epoch_batches(epoch):
             self.net.anneal(self.step / max(1, self.schedule.epochs * self.batches - 1))

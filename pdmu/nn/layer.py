@@ -26,6 +26,7 @@ from pdmu.nn.delay_gate import (
     send_step,
 )
 from pdmu.nn.fused import can_fuse, delay_norm_relu
+from pdmu.nn.noise import Gumbel
 from pdmu.nn.scan import memory_at, memory_mixture, memory_parallel, memory_projected, memory_step
 from pdmu.tables import lmu_matrices
 
@@ -72,7 +73,7 @@ class PDMULayer(nn.Module):
         gates = config.taps * (config.channels if config.gate_per_channel else 1)
         self.to_gate = nn.Linear(seen, gates) if config.gate not in ("uniform", "off") else None  # W_g, b_g
         self.norm = nn.BatchNorm1d(config.hidden)
-        self.temperature = config.gumbel_temperature[0]
+        self.temperature, self.gumbel = config.gumbel_temperature[0], Gumbel()
 
     @property
     def routed(self) -> bool:
@@ -126,8 +127,7 @@ class PDMULayer(nn.Module):
         if c.gate == "sigmoid":
             g = torch.sigmoid(logits)
         elif c.gate == "straight_through":
-            # Gumbel noise explores taps in training; -log of an exponential variate is a Gumbel variate
-            noisy = logits - torch.empty_like(logits).exponential_().log() if self.training else logits
+            noisy = logits + self.gumbel(logits) if self.training else logits  # explores taps
             g = _straight_through(softmax_of_few(noisy / self.temperature))
         else:
             g = softmax_of_few(logits)

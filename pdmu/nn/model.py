@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pdmu.config import ConvConfig, FrontendConfig, ModelConfig
 from pdmu.nn.layer import PDMULayer
 from pdmu.nn.layers import build_layer
+from pdmu.nn.noise import Dropout
 
 
 class NetState(NamedTuple):
@@ -83,7 +84,7 @@ class PDMUNet(nn.Module):
         shapes, widths = model.conv_shapes(n_inputs), model.layer_inputs(n_inputs)
         self.convs = nn.ModuleList([CausalConv(c, shapes[i][1], shapes[i][0]) for i, c in enumerate(model.conv)])
         self.layers = nn.ModuleList([build_layer(p, widths[i]) for i, p in enumerate(model.layers)])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(widths[-1], len(model.labels))
 
     def init_state(self, batch: int, like: Tensor) -> NetState:

@@ -23,6 +23,7 @@ from pdmu.nn.features import compress_torch
 from pdmu.nn.fit import Fit, RunConfig, read_checkpoint
 from pdmu.nn.losses import clip_loss, smoothed, step_loss
 from pdmu.nn.model import PDMUNet
+from pdmu.nn.noise import share_rows
 from pdmu.nn.results import clear_run, finish, write_rejected
 
 
@@ -44,6 +45,8 @@ class Trainer(Fit):
         """Weighted sum of the step and the clip loss of this process's segments of a batch."""
         recipe, cfg, device = self.recipe, self.recipe.train, self.run.device
         mine = self.run.ranks.part(len(batch.energies))
+        if self.run.ranks.size > 1:
+            share_rows(self.net, mine, len(batch.energies))
 
         def on_device(values: Any) -> torch.Tensor:
             return torch.from_numpy(values[mine]).to(device)

@@ -31,6 +31,7 @@ from pdmu.nn.evaluate import number
 from pdmu.nn.fit import Fit, RunConfig, read_checkpoint
 from pdmu.nn.losses import smoothed
 from pdmu.nn.model import PDMUNet
+from pdmu.nn.noise import share_rows
 from pdmu.nn.results import claim_folder, clear_run, load_run
 from pdmu.nn.sequence_report import sequence_page
 
@@ -87,6 +88,8 @@ class SequenceTrainer(Fit):
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Mean cross-entropy of the batch's sequences, as far as they are this process's."""
         cfg, device, mine = self.recipe.train, self.run.device, self.run.ranks.part(len(batch.values))
+        if self.run.ranks.size > 1:
+            share_rows(self.net, mine, len(batch.values))
         x, length = (torch.from_numpy(v[mine]).to(device) for v in (batch.values, batch.length))
         target = smoothed(torch.from_numpy(batch.target[mine]).to(device), "softmax", cfg.label_smoothing)
         logits = self.model(x, lengths=length, tail=cfg.tail)

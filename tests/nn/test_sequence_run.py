@@ -37,6 +37,7 @@ readout = "mean"
 [[model.layers]]
 hidden = 8
 channels = 2
+gate = "straight_through"
 order = 4
 theta = 8.0
 taps = 2
@@ -50,6 +51,7 @@ noise = 0.1
 time_shift = 1
 mixup_alpha = 0.1
 ema_decay = 0.8
+dropout = 0.1
 """
 
 
