@@ -25,6 +25,7 @@ PAPER: dict[str, tuple[int, dict[str, float]]] = {
     "gsc": (11_005, {"pdmu": 96.93, "sdmu": 96.39}),
 }
 
+MOST_COMMITS = 4  # named under a table
 STEPPED = ("pdmu-sequential", "sdmu-snntorch")  # of the speed benchmark's models
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -222,21 +223,29 @@ def operations_table(result: Mapping[str, Any]) -> str:
     return words + "\n" + table([*head, "energy, nJ (estimate)", "network"], body)
 
 
+def brief_gain(gain: Mapping[str, Any]) -> str:
+    """Return what the gate brings in a few words; `gate_sentence` says it whole."""
+    points = f"{100 * gain['mean']:+.2f}".replace("-", "−") + (f" ± {100 * gain['sd']:.2f}" if gain["sd"] is not None else "")
+    verdict = (
+        "brings nothing that is shown" if gain.get("includes_zero", True) else "brings accuracy" if gain["mean"] > 0 else "costs accuracy"
+    )
+    return f"Over {gain['over']} the gate {verdict}: {points} points"
+
+
 def headline_rows(results: Results) -> list[tuple[str, str, str]]:
     """Return (what, measured, how) of the family of models, a line each."""
     rows = []
     for result in of_kind(results, "rows"):
         measured = result["rows"]
-        if "pdmu" not in measured:
-            continue
-        others = "; ".join(f"{f} {accuracy(row).partition(' (')[0]}" for f, row in measured.items() if f != "pdmu")
-        paper = paper_figure(result, "pdmu")
+        shown = "pdmu" if "pdmu" in measured else next(iter(measured))
+        others = "; ".join(f"{f} {accuracy(row).partition(' (')[0]}" for f, row in measured.items() if f != shown)
+        paper = paper_figure(result, shown)
         sizes = "" if any(row["parameters_of_pdmu"] is None for row in measured.values()) else ", the others no larger"
-        parts = [f"`rows {result['task']}`: {measured['pdmu']['parameters']:,} parameters{sizes}"]
+        parts = [f"`rows {result['task']}`: {measured[shown]['parameters']:,} parameters{sizes}"]
         parts += [others] if others else []
-        parts += [f"the paper's PDMU {paper:.2f}"] if paper is not None else []
-        parts += [gate_sentence(gain).rstrip(".") for gain in result["gain"].values()]
-        rows.append((f"{result['task']}, PDMU, test accuracy, %", accuracy(measured["pdmu"]), ". ".join(parts)))
+        parts += [f"the paper's {shown.upper()} {paper:.2f}"] if paper is not None else []
+        parts += [brief_gain(gain) for gain in result["gain"].values()]
+        rows.append((f"{result['task']}, {shown.upper()}, test accuracy, %", accuracy(measured[shown]), ". ".join(parts)))
     for speed in of_kind(results, "speed"):
         key, what = speed_ratios(speed)
         lengths, widths = ([row[k] for row in speed["rows"]] for k in ("T", "H"))
@@ -267,7 +276,8 @@ def where(results: Iterable[Mapping[str, Any]]) -> str:
         found = {c for row in result["rows"].values() for c in row["commit"]} if result["benchmark"] == "rows" else {machine["commit"]}
         commits.setdefault((machine["processor"], machine["cores"], machine["python"]), set()).update(map(str, found))
     return "\n".join(
-        f"{processor} ({cores} cores), Python {python}, at commit {', '.join(sorted(found))}."
+        f"{processor} ({cores} cores), Python {python}, "
+        + (f"at commit {', '.join(sorted(found))}." if len(found) <= MOST_COMMITS else f"at {len(found)} commits, named in the JSON.")
         for (processor, cores, python), found in sorted(commits.items())
     )
 
