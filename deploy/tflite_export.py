@@ -107,7 +107,7 @@ def build_graph(bundle: Bundle, precision: Precision, steps: int) -> bytes:
 
 
 def _metadata(bundle: Bundle, precision: str, steps: int) -> bytes:
-    parts = {name: to_dict(getattr(bundle, name)) for name in ("frontend", "model", "detector")}
+    parts = {"frontend": to_dict(bundle.frontend), "model": bundle.model.law(), "detector": to_dict(bundle.detector)}
     document = {"bundle": MARKER + bundle.sha256, "contract": bundle.contract, "precision": precision, "steps": steps, "info": bundle.info}
     return json.dumps(document | parts, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
 

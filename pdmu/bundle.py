@@ -148,7 +148,7 @@ def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> Bundle:
         data.append(raw)
         offset += len(raw)
     meta = {
-        "format": FORMAT, "contract": bundle.contract, "frontend": _dumps(to_dict(bundle.frontend)), "model": _dumps(to_dict(bundle.model)),
+        "format": FORMAT, "contract": bundle.contract, "frontend": _dumps(to_dict(bundle.frontend)), "model": _dumps(bundle.model.law()),
         "detector": _dumps(to_dict(bundle.detector)), "info": _dumps(bundle.info), "golden": _dumps(bundle.golden),
     }  # fmt: skip
     body = b"".join(data)
@@ -215,6 +215,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 def _check(bundle: Bundle, where: str) -> None:
+    bundle.model.check_contract(where)
     try:
         check_tensors(bundle.model, bundle.frontend.n_mels, bundle.tensors)
     except UserError as error:

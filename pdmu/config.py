@@ -293,6 +293,14 @@ class ModelConfig:
                 raise UserError(f"PDMU layer {i} is residual: it needs {layer.hidden} inputs and has {widths[i]}")
         return widths
 
+    def law(self) -> dict[str, Any]:
+        """Return the settings the integer law reads, as a bundle holds and hashes them; what they leave out `check_contract` refuses."""
+        whole = to_dict(self)
+        settings = ("hidden", "channels", "order", "theta", "taps", "dilation", "gate", "residual")
+        return {name: whole[name] for name in ("labels", "conv", "head")} | {
+            "layers": [{n: layer[n] for n in settings} for layer in whole["layers"]]
+        }
+
     def check_streams(self, what: str) -> None:
         """Refuse a model that can't run one step at a time.
 

@@ -176,7 +176,7 @@ def contract_hash(frontend: FrontendConfig, model: ModelConfig) -> str:
     Two programs that disagree on any table entry, or on what a setting means, have different hashes.
     """
     digest = hashlib.sha256(CONTRACT.encode())
-    digest.update(json.dumps([to_dict(frontend), to_dict(model)], sort_keys=True).encode())
+    digest.update(json.dumps([to_dict(frontend), model.law()], sort_keys=True).encode())
     tables = frontend_tables(frontend)
     for name in sorted(vars(tables)):
         digest.update(name.encode())

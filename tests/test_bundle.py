@@ -17,6 +17,7 @@ from pdmu.errors import UserError
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.int_model import model_init, model_step
 from tests.deploy.random_bundle import random_bundle
+from tests.helpers import tiny_bundle
 
 
 @pytest.fixture
@@ -141,3 +142,19 @@ def test_thresholds_and_reject_labels_must_fit(tmp_path: Path) -> None:
         write_bundle(tmp_path / "a", replace(bundle, detector=replace(bundle.detector, threshold_q15=(5,) * 9)))
     with pytest.raises(UserError, match="reject label 'nobody'"):
         write_bundle(tmp_path / "a", replace(bundle, detector=replace(bundle.detector, reject_labels=("nobody",))))
+
+
+def test_a_model_outside_the_integer_law_is_no_bundle(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "a.pdmu")
+    layer = replace(bundle.model.layers[0], gate="top1")
+    with pytest.raises(UserError, match='its gate is "top1"'):
+        write_bundle(tmp_path / "b.pdmu", replace(bundle, model=replace(bundle.model, layers=(layer,))))
+    assert not (tmp_path / "b.pdmu").exists()
+
+
+def test_settings_of_training_do_not_change_the_contract(tmp_path: Path) -> None:
+    """What the law does not read may get new settings without parting programs from bundles."""
+    model = tiny_bundle(tmp_path / "a.pdmu").model
+    layer = replace(model.layers[0], gumbel_temperature=(2.0, 0.5))
+    assert replace(model, layers=(layer,)).law() == model.law()
+    assert set(model.law()["layers"][0]) == {"hidden", "channels", "order", "theta", "taps", "dilation", "gate", "residual"}
