@@ -131,10 +131,11 @@ def test_every_family_fits_every_shipped_recipe(recipe: str, family: str) -> Non
     table = read_table(recipe, (f"model.family={family}", "train.tail=0") if recipe == "psmnist-spiking" else (f"model.family={family}",))
     if table.of_sequences:
         table.data["model"].setdefault("labels", ["a", "b"])
-        PDMUNet(parse_sequence_recipe(table).model, 28)
+        net = PDMUNet(parse_sequence_recipe(table).model, 28)
     else:
         parsed = parse_recipe(table)
-        PDMUNet(parsed.model, parsed.frontend)
+        net = PDMUNet(parsed.model, parsed.frontend)
+    assert all(layer.config.cell == FAMILIES[family].get("cell", "pdmu") for layer in net.layers)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
