@@ -95,7 +95,12 @@ def _engine(kind: str, name: str, u: torch.Tensor, theta: float, order: int) -> 
 
 
 def fits(model: str, steps: int, hidden: int) -> bool:
-    """Whether a model is worth measuring at these sizes: the scan that doubles its reach keeps log2(T) copies of all states."""
+    """Whether a model can be measured at these sizes.
+
+    The scan that doubles its reach keeps log2(T) copies of all states; one step of one sequence has no batch statistics to normalise with.
+    """
+    if model == "pdmu-sequential":
+        return POSITIONS // steps > 1
     return model != "states:associative" or POSITIONS * hidden * steps.bit_length() <= 2 * MAX_STATE
 
 
