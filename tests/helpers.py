@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pdmu.bundle import Bundle, with_golden, write_bundle
 from pdmu.config import ConvConfig, DetectorConfig, FrontendConfig, ModelConfig, PDMUConfig
 from pdmu.fixedpoint import quantize_multiplier
-from pdmu.int_model import tensor_shapes
+from pdmu.tensors import tensor_shapes
 from pdmu.tables import lmu_matrices
 
 N_MELS = 16
