@@ -15,7 +15,7 @@ Wide = NDArray[np.object_]  # Python integers: a proof must not overflow itself
 
 
 def check_ranges(config: ModelConfig, tensors: Mapping[str, NDArray[np.generic]]) -> None:
-    """Raise `UserError`, naming the row, unless every requantised sum stays below 2^63 whatever the input, and sums of spikes' weights 2^31.
+    """Raise `UserError`, naming the row, unless requantised sums stay below 2^63 whatever the input, and those over spikes below 2^31.
 
     Parameters
     ----------

@@ -7,8 +7,8 @@ import numpy as np
 from pdmu.bundle import Bundle, with_golden
 from pdmu.config import ConvConfig, DetectorConfig, FrontendConfig, LIFConfig, ModelConfig, PDMUConfig
 from pdmu.fixedpoint import quantize_multiplier
-from pdmu.tensors import tensor_shapes
 from pdmu.tables import lmu_matrices
+from pdmu.tensors import tensor_shapes
 
 GATES = ("softmax", "uniform", "off", "top1", "straight_through")
 
@@ -49,8 +49,9 @@ def random_layer(rng: np.random.Generator, width: int) -> PDMUConfig:
     hidden = width if residual else int(rng.integers(3, 40))
     sizes = {"channels": int(rng.integers(1, 12)), "order": int(rng.integers(1, 9)), "theta": float(rng.uniform(2, 40))}
     line = {"taps": int(rng.integers(1, 9)), "dilation": int(rng.integers(1, 4)), "gate": str(rng.choice(GATES))}
-    neurons = {"cell": "spiking", "spikes": str(rng.choice(["hidden", "all"])), "lif": LIFConfig(reset=str(rng.choice(["subtract", "zero"])))}
-    return PDMUConfig(hidden, residual=residual, **sizes, **line, **(neurons if spiking else {}))  # type: ignore[arg-type]
+    reset, spikes = str(rng.choice(["subtract", "zero"])), str(rng.choice(["hidden", "all"]))
+    neurons = {"cell": "spiking", "spikes": spikes, "lif": LIFConfig(reset=reset)} if spiking else {}  # type: ignore[arg-type]
+    return PDMUConfig(hidden, residual=residual, **sizes, **line, **neurons)  # type: ignore[arg-type]
 
 
 def random_bundle(seed: int, frontend: FrontendConfig | None = None, model: ModelConfig | None = None) -> Bundle:
