@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.detector import Detector, Rejected
 from pdmu.bundle import Bundle, law_stages
 from pdmu.config import ConvConfig, DetectorConfig, FrontendConfig, ModelConfig, PDMUConfig
+from pdmu.detector import Detector, Rejected
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.golden import golden_pcm, lcg_noise
 from tests.deploy.c_harness import BUILDS, Program, compile_harness, cut

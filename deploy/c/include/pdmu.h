@@ -179,7 +179,7 @@ void pdmu_init(const pdmu_model *model, void *state);
 int32_t pdmu_process(const pdmu_model *model, void *state, void *scratch, const int16_t *pcm, int32_t n, int16_t *scores,
                      int32_t max_steps, const pdmu_trace *trace);
 
-/* Scores to events: the integer law in edge_agent/detector.py. */
+/* Scores to events: the integer law in pdmu/detector.py. */
 typedef struct {
     int32_t n_labels;
     int32_t smooth_steps, min_steps, max_steps, refractory_steps;
