@@ -14,7 +14,7 @@ from edge_agent.alsa import AlsaSource
 from edge_agent.audio import FileSource, RawSource
 from edge_agent.channel import Channel, Listener, Turn, listen, load_listener
 from edge_agent.config import AgentConfig, SourceConfig
-from edge_agent.events import Detection, StreamClock, Topics, clock_info, detection, node_info, rejection
+from edge_agent.events import Detection, MinuteLimit, StreamClock, Topics, clock_info, detection, model_facts, node_info, rejection
 from edge_agent.health import Health
 from edge_agent.mqtt import MqttDelivery, Report
 from edge_agent.outbox import Message, Outbox, OutboxLock, message
@@ -77,11 +77,11 @@ class SourceThread(threading.Thread):
         super().__init__(name=source.name, daemon=True)
         self.source, self.health = source, Health(config.agent.node, source.name)
         self.error: Exception | None = None
-        self._config, self._listeners, self._outbox, self._delivery, self._on_detection = config, listeners, outbox, delivery, on_detection
+        self._config, self._outbox, self._delivery, self._on_detection = config, outbox, delivery, on_detection
         self._topics = Topics(config.agent.node)
-        self._channels = [Channel(x) for x in listeners]
+        self._channels, self._models = [Channel(x) for x in listeners], [model_facts(x) for x in listeners]
         self._clock = StreamClock(listeners[0].bundle.frontend.sample_rate_hz, source.live)
-        self._rejected_minute, self._rejected_n = 0, 0
+        self._rejections = MinuteLimit(config.agent.rejected_per_minute)
 
     def run(self) -> None:
         """Work until the source ends; what went wrong is left in `error`."""
@@ -101,18 +101,18 @@ class SourceThread(threading.Thread):
         messages: list[Message] = []
         found: list[Detection] = []
         node, name = self._config.agent.node, self.source.name
-        for listener, heard in zip(self._listeners, turn.heard, strict=True):
+        for model, heard in zip(self._models, turn.heard, strict=True):
             for one in heard.found:
                 seq = self._outbox.next_seq(f"seq/{name}")
                 latency_s = time.monotonic() - turn.arrived_s
                 start_s = self._clock.start_s(one.event.onset_sample)
                 found.append(
-                    detection(one, listener, node=node, source=name, seq=seq, start_s=start_s, clock=clock_info(), latency_s=latency_s)
+                    detection(one, model, node=node, source=name, seq=seq, start_s=start_s, clock=clock_info(), latency_s=latency_s)
                 )
             for rejected in heard.rejected:
-                if self._may_report_rejected():
-                    start_s = self._clock.start_s(rejected.onset_step * listener.bundle.samples_per_step)
-                    payload = rejection(rejected, listener, node=node, source=name, start_s=start_s)
+                if self._rejections.passes():
+                    start_s = self._clock.start_s(rejected.onset_step * model.samples_per_step)
+                    payload = rejection(rejected, model, node=node, source=name, start_s=start_s)
                     messages.append(message("rejected", self._topics.of_source(name, "rejected"), payload))
         messages += [message("detection", self._topics.of_source(name, "detection"), to_dict(d)) for d in found]
         if found:
@@ -124,13 +124,6 @@ class SourceThread(threading.Thread):
         self.health.detected(len(found))
         for d in found:
             self._on_detection(d)
-
-    def _may_report_rejected(self) -> bool:
-        minute = int(time.monotonic() // 60)
-        if minute != self._rejected_minute:
-            self._rejected_minute, self._rejected_n = minute, 0
-        self._rejected_n += 1
-        return self._rejected_n <= self._config.agent.rejected_per_minute
 
 
 def run_agent(config: AgentConfig, stop: threading.Event, report: Report, on_detection: OnDetection) -> int:
@@ -169,7 +162,7 @@ def run_agent(config: AgentConfig, stop: threading.Event, report: Report, on_det
     waiting = outbox.counts()["messages"]
     if waiting:
         report(f"outbox: {waiting} messages from before will be delivered")
-    info = json.dumps(node_info(config.agent.node, listeners[0], config.hash))
+    info = json.dumps(node_info(config.agent.node, map(model_facts, listeners[0]), config.hash))
     delivery = MqttDelivery(config.mqtt, Topics(config.agent.node), outbox, info, report)
     delivery.start()
     threads = [SourceThread(config, s, x, outbox, delivery, on_detection) for s, x in zip(sources, listeners, strict=True)]

@@ -16,7 +16,7 @@ from typing import Any
 
 from edge_agent.agent import run_agent
 from edge_agent.alsa import list_devices
-from edge_agent.analyze import Printer, analyze_files
+from edge_agent.analyze import analyze_files
 from edge_agent.bench import bench, text
 from edge_agent.channel import load_listener
 from edge_agent.check import Stage, run_check
@@ -24,6 +24,7 @@ from edge_agent.config import AgentConfig, effective, read_config
 from edge_agent.events import Detection, Topics
 from edge_agent.mqtt import MqttDelivery, Refused, connect
 from edge_agent.outbox import Outbox, OutboxLock
+from edge_agent.printer import Printer
 from pdmu import __version__
 from pdmu.config import to_dict
 from pdmu.errors import UserError
@@ -135,8 +136,8 @@ def cmd_analyze(args: argparse.Namespace) -> int:
     if args.self_test:
         for listener in listeners:
             listener.self_test()
-    printer = Printer(args.format, sys.stdout, args.scores)
-    return analyze_files(args.files, listeners, printer, rate_hz=args.rate, picture=args.picture)
+    printer = Printer(args.format, sys.stdout)
+    return analyze_files(args.files, listeners, printer, with_scores=args.scores, rate_hz=args.rate, picture=args.picture)
 
 
 def cmd_bench(args: argparse.Namespace) -> int:
