@@ -1,4 +1,4 @@
-"""A board at the other end of a line: its requests with their retries, and a stream of samples with flow control."""
+"""A board at the other end of a line: its requests, asked again until they are answered."""
 
 from __future__ import annotations
 
@@ -8,29 +8,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_agent.link import (
-    ERROR,
-    MAX_PAYLOAD,
-    PCM_SAMPLES,
-    REBOOT_MAGIC,
-    REPLY,
-    BenchTicks,
-    Deframer,
-    Frame,
-    Garbage,
-    Hello,
-    Kept,
-    PcmSource,
-    PcmTaken,
-    ProtocolError,
-    Received,
-    Request,
-    encode_frame,
-    malformed,
-)
+from edge_agent.board_messages import REBOOT_MAGIC, BenchTicks, Hello, Kept, PcmSource, malformed
+from edge_agent.link import ERROR, REPLY, Deframer, Frame, Garbage, Received, Request, encode_frame
 from edge_agent.serial_port import BAUD_RATES, Address, LineLost, SerialPort, resolve
 from pdmu.errors import UserError
 
@@ -38,8 +17,6 @@ ANSWER_S = 1.0  # a request unanswered for so long is sent again
 TRIES = 5
 FIRST_TRIES = 2  # of a HELLO at a baud rate that may be wrong
 FIRST_ANSWER_S = 0.5
-WINDOW_FRAMES = 16  # PCM frames on the way, whatever room the board has
-FULL_PAUSE_S = 0.005  # before a board without room is asked again
 MAX_STATE = 1 << 20  # bytes; no board's model comes near
 
 OnNotice = Callable[[Received], None]
@@ -212,90 +189,6 @@ def answer_of(reply: Frame, request: Request) -> bytes:
     if reply.type != request | REPLY:
         raise malformed(f"answer to {request.name}")
     return reply.payload
-
-
-class PcmStream:
-    """Samples on their way to a board: as many unanswered as it has room for, and whatever it missed again.
-
-    Parameters
-    ----------
-    board : Board
-        After RESET to `PcmSource.SERIAL`.
-    """
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._taken, self._end = 0, 0  # the board expects sample `taken` next and has room up to `end`: none until it says so
-        self._sent = 0
-        self._pcm = np.zeros(0, np.int16)  # from sample `taken` on
-        self._on_the_way: dict[int, int] = {}  # tag → the sample after the frame's last
-        self._heard_s, self._silences = time.monotonic(), 0
-
-    @property
-    def samples(self) -> int:
-        """Samples the board has taken."""
-        return self._taken
-
-    def push(self, pcm: NDArray[np.int16]) -> None:
-        """Send PCM int16 [n]; returns when the last of it is on its way."""
-        self._pcm = np.concatenate([self._pcm, pcm])
-        while self._sent < self._taken + len(self._pcm):
-            self._turn()
-
-    def drain(self) -> None:
-        """Return when the board has taken everything."""
-        while len(self._pcm):
-            self._turn()
-
-    def _turn(self) -> None:
-        self._send()
-        replies = self._board.receive(ANSWER_S)
-        for reply in replies:
-            self._settle(reply)
-        if replies:
-            self._heard_s, self._silences = time.monotonic(), 0
-        elif time.monotonic() - self._heard_s >= ANSWER_S:
-            self._heard_s, self._silences = time.monotonic(), self._silences + 1
-            if self._silences >= TRIES:
-                raise NoAnswer(f"{self._board.port.where}: the board has stopped answering at sample {self._taken}")
-            self._go_back()
-
-    def _send(self) -> None:
-        available = self._taken + len(self._pcm)
-        while len(self._on_the_way) < WINDOW_FRAMES:
-            n = min(PCM_SAMPLES, available - self._sent, self._end - self._sent)
-            # A short frame is only worth its overhead where nothing else keeps the board busy or it is the last.
-            if n <= 0 or (n < PCM_SAMPLES and self._on_the_way and self._sent + n < available):
-                break
-            self._put(self._sent, n)
-            self._sent += n
-        if not self._on_the_way and len(self._pcm):
-            time.sleep(FULL_PAUSE_S)
-            self._put(self._sent, 0)
-
-    def _put(self, offset: int, n: int) -> None:
-        begin = offset - self._taken
-        payload = struct.pack("<I", offset) + self._pcm[begin : begin + n].astype("<i2").tobytes()
-        assert len(payload) <= MAX_PAYLOAD
-        self._on_the_way[self._board.send(Request.PCM, payload)] = offset + n
-
-    def _settle(self, reply: Frame) -> None:
-        expected = self._on_the_way.pop(reply.tag, None)
-        if expected is None:
-            return  # of a frame from before going back
-        answer = PcmTaken.unpack(answer_of(reply, Request.PCM))
-        if not self._taken <= answer.next <= self._taken + len(self._pcm):
-            raise ProtocolError(f"the board expects sample {answer.next}, this program {self._taken}: was it reset meanwhile?")
-        self._pcm = self._pcm[answer.next - self._taken :]
-        self._taken, self._end = answer.next, answer.next + answer.free
-        self._sent = max(self._sent, self._taken)
-        if answer.next < expected:
-            self._go_back()
-
-    def _go_back(self) -> None:
-        """Send again from the sample that the board expects; answers to what is on the way no longer count."""
-        self._sent = self._taken
-        self._on_the_way.clear()
 
 
 def connect(address: Address, baud: int | None, on_notice: OnNotice | None = None) -> tuple[Board, Hello]:

@@ -8,21 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.link import (
-    MAX_BODY,
-    MAX_PAYLOAD,
-    BoardEvent,
-    Deframer,
-    Frame,
-    Garbage,
-    Hello,
-    ProtocolError,
-    Received,
-    Text,
-    cobs_decode,
-    cobs_encode,
-    encode_frame,
-)
+from edge_agent.board_messages import BoardEvent, Hello, ProtocolError
+from edge_agent.link import MAX_BODY, MAX_PAYLOAD, Deframer, Frame, Garbage, Received, Text, cobs_decode, cobs_encode, encode_frame
 
 PAYLOAD = st.binary(max_size=MAX_PAYLOAD) | st.binary(max_size=30).map(lambda b: b * 8)
 FRAMES = st.builds(Frame, st.integers(1, 255), st.integers(0, 255), PAYLOAD)
