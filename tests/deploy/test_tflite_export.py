@@ -13,7 +13,8 @@ import pytest
 import tflite
 
 from deploy.conformance import SCORE_BOUND_Q15, check_graph
-from deploy.tflite_export import BLOCK_STEPS, GRAPHS, MARKER, GraphFile, block_matrix, build_graph, export_tflite
+from deploy.tflite_export import BLOCK_STEPS, GRAPHS, MARKER, GraphFile, build_graph, export_tflite
+from deploy.tflite_layer import block_matrix
 from deploy.tflite_run import GraphRunner, interpreter_module
 from pdmu.bundle import Bundle, int_model
 from pdmu.errors import UserError
@@ -137,9 +138,9 @@ def test_files_name_their_bundle(bundles: dict[str, Bundle], tmp_path: Path) -> 
 
 def test_unknown_gate_is_refused(bundles: dict[str, Bundle]) -> None:
     bundle = bundles["depthwise and no history"]
-    layer = dataclasses.replace(bundle.model.layers[0], gate="argmax")  # type: ignore[arg-type]
+    layer = dataclasses.replace(bundle.model.layers[0], gate="sigmoid")
     other = dataclasses.replace(bundle, model=dataclasses.replace(bundle.model, layers=(layer,)))
-    with pytest.raises(UserError, match="layer 0 has the gate 'argmax'"):
+    with pytest.raises(UserError, match='layer 0 is outside the integer law: its gate is "sigmoid"'):
         build_graph(other, "int16x8", 1)
 
 
