@@ -54,7 +54,7 @@ def _scratch_sizes(bundle: Bundle) -> dict[str, int]:
 def model_header(bundle: Bundle) -> str:
     """Return ``model_data.h``: sizes, and the structs of state and scratch."""
     sizes = _scratch_sizes(bundle)
-    state = "\n".join(f"    {m.dtype}_t {m.name}[{m.count}];" for m in state_members(bundle))
+    state = "\n".join(f"    {m.dtype}_t {m.name}[{m.length}];" for m in state_members(bundle))
     return f"""{_title(bundle)}#ifndef PDMU_MODEL_DATA_H
 #define PDMU_MODEL_DATA_H
 

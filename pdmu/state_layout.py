@@ -33,7 +33,7 @@ class Member(NamedTuple):
 
     name: str
     dtype: str  # int64, int32 or int16
-    count: int
+    length: int
 
 
 def state_members(bundle: Bundle) -> list[Member]:
@@ -57,7 +57,7 @@ def state_members(bundle: Bundle) -> list[Member]:
 
 def state_bytes(bundle: Bundle) -> int:
     """Return the size of the state struct."""
-    size = sum(m.count * np.dtype(m.dtype).itemsize for m in state_members(bundle))
+    size = sum(m.length * np.dtype(m.dtype).itemsize for m in state_members(bundle))
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -74,8 +74,8 @@ def split_state(bundle: Bundle, raw: bytes) -> dict[str, NDArray[np.integer]]:
     out, at = {}, 0
     for m in state_members(bundle):
         dtype = np.dtype(m.dtype).newbyteorder("<")
-        out[m.name] = np.frombuffer(raw, dtype, m.count, at)
-        at += m.count * dtype.itemsize
+        out[m.name] = np.frombuffer(raw, dtype, m.length, at)
+        at += m.length * dtype.itemsize
     return out
 
 
