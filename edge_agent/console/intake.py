@@ -56,26 +56,27 @@ class Intake:
         self._node, self._source, self._outbox, self._delivery = config.agent.node, source, outbox, delivery
         self._on_detection, self._topics = on_detection, Topics(config.agent.node)
         self._rejections = MinuteLimit(config.agent.rejected_per_minute)
-        self._boot, self._lost, self._dropped = 0, 0, 0  # of the board's present run
+        self._boot, self._samples_from, self._lost, self._dropped = 0, 0, 0, 0  # of the board's present run
         self._model: ModelFacts
         self._clock: BoardClock
 
     def meet(self, hello: Hello, model: ModelFacts) -> None:
         """Begin with a board, or go on with one that came back."""
         if hello.boot != self._boot:
-            self._boot, self._lost, self._dropped = hello.boot, 0, 0
-            self.last = self._outbox.mark(self._mark)
-        self._model = model
-        self._clock = BoardClock(model.sample_rate_hz, hello.source == PcmSource.MICROPHONE)
+            self._lost, self._dropped = 0, 0
+            self.last = self._outbox.mark(self._mark(hello.boot))
+        if (hello.boot, hello.source) != (self._boot, self._samples_from):
+            self._clock = BoardClock(model.sample_rate_hz, hello.source == PcmSource.MICROPHONE)
+        self._clock.doubt()
+        self._boot, self._samples_from, self._model = hello.boot, hello.source, model
 
     @property
     def dated(self) -> bool:
         """Whether events can be dated: the board has told its count of samples."""
         return self._clock.set
 
-    @property
-    def _mark(self) -> str:
-        return f"board/{self._source}/{self._boot:016x}"
+    def _mark(self, boot: int) -> str:
+        return f"board/{self._source}/{boot:016x}"
 
     def told_health(self, health: BoardHealth) -> None:
         """Take a HEALTH."""
@@ -117,7 +118,7 @@ class Intake:
         payload = to_dict(made)
         messages = [message("detection", self._topics.of_source(self._source, "detection"), payload, age_s=age_s),
                     message("state", self._topics.of_source(self._source, "state"), payload, retain=True)]  # fmt: skip
-        saved = self._outbox.put(messages, {self._mark: seq})
+        saved = self._outbox.put(messages, {self._mark(self._boot): seq})
         self.last = seq
         self.counts = self.counts._replace(detections=self.counts.detections + 1)
         self.health.detected(1, age_s)
