@@ -22,6 +22,7 @@ BUILDS = {
     "sanitized": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 }
 STAGES = {2: "conv{}", 3: "pdmu{}.u", 4: "pdmu{}.m", 5: "pdmu{}.p", 6: "pdmu{}.g", 7: "pdmu{}"}
+STAGES |= {10: "pdmu{}.v", 11: "pdmu{}.v_u", 12: "pdmu{}.v_r", 13: "pdmu{}.r"}
 PLAIN = {0: "smoother", 1: "features", 8: "logits", 9: "scores", 100: "returned"}
 
 

@@ -16,7 +16,7 @@ from pdmu.golden import golden_pcm, lcg_noise
 from tests.deploy.c_harness import BUILDS, Program, compile_harness, cut
 from tests.deploy.random_bundle import random_bundle
 
-RANDOM_SEEDS = range(10)
+RANDOM_SEEDS = range(14)
 SHIPPED_LIKE = ModelConfig(
     ("cough", "other"),
     (ConvConfig(8, 3, 5, 2, 2), ConvConfig(8, 3, 3, 1, 2, depthwise=True), ConvConfig(12, 1, 1)),
