@@ -7,6 +7,9 @@ a machine that others use, and with one thread, it is the steadier figure. Memor
 Forms that run one step after the other are timed over their first `SEQUENTIAL_STEPS` steps, named so, and compared per step:
 ``pdmu-sequential`` is this project's own `step` in a loop; ``sdmu-snntorch`` is the spiking layer whose neurons are `snntorch.Leaky` in its
 usual loop. ``states:NAME`` and ``projected:NAME`` are the forms of the Legendre memory alone, all states or their projection.
+
+``--profile`` tells where the processor's time goes instead: for each model the shares of torch's operators and of this project's compiled
+kernels (``_Layer`` is delay line, W_x, normalisation and ReLU in one), from `torch.profiler`, beside the multiply-adds of the equations.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ STEPS = (784, 4000, 16000)
 HIDDEN = (32, 64, 128, 256)
 POSITIONS = 32 * 784  # steps of all sequences of a batch together
 SEQUENTIAL_STEPS = 784
+PROFILED = 12  # operators named in a profile
 TAPS = 8
 SEQUENTIAL = ("pdmu-sequential", "sdmu-snntorch")
 MODELS = (*FAMILIES, *SEQUENTIAL)
@@ -127,6 +131,39 @@ def measure(models: Sequence[str], steps: int, hidden: int, turns: int, device: 
     return row
 
 
+def multiply_adds(model: str, hidden: int) -> dict[str, int]:
+    """Return the multiply-adds of one step that the equations ask for, d = H, by term; empty for models that have no such count here.
+
+    What stands under ``matrices`` is done three times in training: forward, for the weights' gradients and for the inputs'.
+    """
+    if model in ("lstm", "gru"):
+        return {"matrices": (4 if model == "lstm" else 3) * hidden * (hidden + 1)}
+    taps = {"lmu": 0, "epdmu": 1, "pdmu": TAPS, "pdmu-uniform": TAPS}
+    if model not in taps:
+        return {}
+    return {"matrices": hidden * (hidden + 1), "memory, step by step": hidden * (hidden + 1), "delay line": taps[model] * hidden}
+
+
+def profile(models: Sequence[str], steps: int, hidden: int, turns: int) -> dict[str, Any]:
+    """Return where the processor's time goes in forward and backward of each model: operator → share, the largest first."""
+    row: dict[str, Any] = {"T": steps, "d": hidden, "H": hidden, "batch": max(1, POSITIONS // steps), "models": {}}
+    for model in models:
+        run = workload(model, steps, hidden, torch.device("cpu"))
+        run()  # caches and compiled kernels
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            for _ in range(turns):
+                run()
+        spent = {e.key: (e.self_cpu_time_total, e.count) for e in profiler.key_averages() if e.self_cpu_time_total > 0}
+        total = sum(us for us, _ in spent.values())
+        largest = sorted(spent.items(), key=lambda item: -item[1][0])[:PROFILED]
+        row["models"][model] = {
+            "ms": round(total / 1000 / turns, 2),
+            "multiply_adds": multiply_adds(model, hidden),
+            "operators": [{"name": n, "share": round(us / total, 3), "calls": count // turns} for n, (us, count) in largest],
+        }
+    return row
+
+
 def main() -> None:
     """Measure, and print or keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -135,6 +172,7 @@ def main() -> None:
     known = f"of {', '.join((*MODELS, *ENGINES))} (default: all models, no forms of the memory alone)"
     parser.add_argument("--models", nargs="+", default=MODELS, choices=(*MODELS, *ENGINES), metavar="NAME", help=known)
     parser.add_argument("--engines", action="store_true", help="the forms of the memory alone too")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, on the CPU (name a few models and sizes)")
     parser.add_argument("--turns", type=int, default=3, help="times each model runs (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -146,10 +184,13 @@ def main() -> None:
     rows = []
     for hidden in arguments.hidden:
         for steps in arguments.steps:
-            rows.append(measure(models, steps, hidden, arguments.turns, device))
+            if arguments.profile:
+                rows.append(profile(models, steps, hidden, arguments.turns))
+            else:
+                rows.append(measure(models, steps, hidden, arguments.turns, device))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     settings = {"taps": TAPS, "sequential_steps": SEQUENTIAL_STEPS, "threads": arguments.threads, "device": device.type}
-    report("speed", {**settings, "turns": arguments.turns, "rows": rows}, arguments.out)
+    report("speed_profile" if arguments.profile else "speed", {**settings, "turns": arguments.turns, "rows": rows}, arguments.out)
 
 
 if __name__ == "__main__":

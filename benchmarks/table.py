@@ -170,6 +170,22 @@ def speed_table(speed: Mapping[str, Any]) -> str:
     return words + "\n\n" + table(["T / H / batch", *models], body)
 
 
+def profile_table(result: Mapping[str, Any]) -> str:
+    """Return where the time goes in training each model."""
+    body = []
+    for row in result["rows"]:
+        for model, entry in row["models"].items():
+            counts = ", ".join(f"{name} {n:,}" for name, n in entry["multiply_adds"].items())
+            shares = ", ".join(f"`{o['name'].removeprefix('aten::')}` {o['share']:.0%}" for o in entry["operators"] if o["share"] >= 0.02)
+            body.append([f"{row['T']} / {row['H']} / {row['batch']}", model, f"{entry['ms']:.0f}", counts, shares])
+    words = (
+        f"Shares of the processor's time by operator, {result['threads']} thread; operators under 2% are left out. `_Layer` is the delay "
+        "line, W_x, normalisation and ReLU in one compiled kernel. An LSTM's matrices are four of H × H, a PDMU's is one of H × d: where "
+        "both run at the processor's full rate, the matrices alone bound the ratio at four, and what else a PDMU does comes on top.\n"
+    )
+    return words + "\n" + table(["T / H / batch", "model", "ms", "multiply-adds a step", "time"], body)
+
+
 def lif_table(lif: Mapping[str, Any]) -> str:
     """Return how many times faster than snnTorch's loop each form of the spiking neuron is."""
     forms = list(dict.fromkeys(name for row in lif["rows"] for name in row["times_faster_than_snntorch"]))
@@ -298,6 +314,7 @@ def details(results: Results) -> str:
         sections.append((title, sequence_table(result), [result]))
     for title, benchmark, make in (
         ("Training speed", "speed", speed_table),
+        ("Where training's time goes", "speed_profile", profile_table),
         ("Spiking neurons against snnTorch", "lif", lif_table),
         ("Memory capacity", "memory_capacity", capacity_table),
     ):

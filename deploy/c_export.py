@@ -21,7 +21,7 @@ from pdmu.golden import GOLDEN
 RUNTIME = Path(__file__).resolve().parent / "c"
 GENERATED = ("model_data.h", "model_data.c", "model_golden.c")
 BUILD_FILES = ("Makefile", "CMakeLists.txt", "README.md")
-SOURCES = ("src/frontend.c", "src/model.c", "src/process.c", "src/detector.c", "src/stream.c")
+SOURCES = ("src/frontend.c", "src/model.c", "src/spiking.c", "src/process.c", "src/detector.c", "src/stream.c")
 MAX_DEPTHWISE_TAPS = 511  # products of int8 and int16 that an int32 holds
 MAX_SMOOTH_STEPS = 1 << 15  # sums of scores fit int32
 CFLAGS = ("-std=c99", "-O3", "-fPIC", "-fvisibility=hidden", "-DNDEBUG")
@@ -49,7 +49,7 @@ def export_c(bundle: Bundle, out_dir: Path) -> list[Path]:
     """
     check_limits(bundle)
     texts = dict(zip(GENERATED, (model_header(bundle), model_source(bundle), golden_source(bundle)), strict=True))
-    runtime = [path for path in sorted(RUNTIME.rglob("*")) if path.suffix in (".c", ".h") or path.name in BUILD_FILES]
+    runtime = [path for path in sorted(RUNTIME.rglob("*")) if path.suffix in (".c", ".h", ".S", ".ld") or path.name in BUILD_FILES]
     texts |= {str(path.relative_to(RUNTIME)): path.read_text(encoding="utf-8") for path in runtime}
     return [write_text(Path(out_dir) / name, text) for name, text in texts.items()]
 

@@ -120,14 +120,18 @@ def check_graph(bundle: Bundle, target: str, image: bytes, signal: str, features
 def law_state(bundle: Bundle, state: ModelState) -> tuple[dict[str, NDArray[np.int16]], dict[str, float]]:
     """Return the law's state under the graphs' names, and the real value of one count of each."""
     t = bundle.tensors
-    scales = ["in.scale", *(f"conv{i}.scale" for i in range(len(state.conv)))]
-    values = {f"conv{i}": v for i, v in enumerate(state.conv)}
-    units = {f"conv{i}": float(t[scales[i]][0]) for i in range(len(state.conv))}
-    for i, layer in enumerate(state.layers):
-        values |= {f"pdmu{i}.memory": layer.memory.T, f"pdmu{i}.delayed": layer.delayed, f"pdmu{i}.gates": layer.gates}
-        units |= {f"pdmu{i}.memory": float(t[f"pdmu{i}.m_scale"][0]), f"pdmu{i}.delayed": float(t[f"pdmu{i}.p_scale"][0])}
-        units[f"pdmu{i}.gates"] = 2.0**-15
+    values = {name: v.T if name.endswith(".memory") else v for name, v in state.arrays().items()}
+    units = {name: 2.0**-15 if name.endswith(".gates") else float(t[_scale_name(name)][0]) for name in values}
     return values, units
+
+
+def _scale_name(state: str) -> str:
+    """Return the tensor that holds the real value of one count of a state."""
+    if state.startswith("conv"):  # the frames kept are those that the convolution reads
+        index = int(state.removeprefix("conv"))
+        return f"conv{index - 1}.scale" if index else "in.scale"
+    layer, _, part = state.partition(".")
+    return f"{layer}.{'m' if part == 'memory' else 'p'}_scale"
 
 
 def _largest(found: NDArray[Any] | None, expected: NDArray[np.int16]) -> float:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from edge_agent.audio import FileSource
 from edge_agent.channel import Channel, Found, Listener, listen
-from edge_agent.detector import Rejected
 from edge_agent.events import model_facts
 from edge_agent.ports import Source
 from edge_agent.printer import Printer
+from pdmu.detector import Rejected
 from pdmu.errors import UserError
 
 

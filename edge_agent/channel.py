@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.backend import SELF_TEST_TOLERANCE_Q15, Kind, Precision, make_backend
-from edge_agent.detector import Detector, Event, Rejected
 from edge_agent.ports import AudioBlock, Backend, Pcm, ScoreStream, Source
 from pdmu.bundle import Bundle, read_bundle, self_test
+from pdmu.detector import Detector, Event, Rejected
 from pdmu.errors import UserError
 
 SILENCE_DBFS = -120.0  # what digital silence is called

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge_agent.channel import Found, Listener
-from edge_agent.detector import Rejected
 from pdmu import __version__
 from pdmu.config import to_dict
+from pdmu.detector import Rejected
 
 SCHEMA_DIR = Path(__file__).resolve().parent / "schema"
 

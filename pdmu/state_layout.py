@@ -15,7 +15,8 @@ from pdmu.frontend import FrontendState, frontend_init, frontend_step
 from pdmu.int_model import I16, IntModel, ModelState, conv_step, model_init, model_trace
 
 # By number of pdmu_stage; {} is the convolution's or layer's.
-STAGES = ("smoother", "features", "conv{}", "pdmu{}.u", "pdmu{}.m", "pdmu{}.p", "pdmu{}.g", "pdmu{}", "logits", "scores")
+STAGES = ("smoother", "features", "conv{}", "pdmu{}.u", "pdmu{}.m", "pdmu{}.p", "pdmu{}.g", "pdmu{}", "logits", "scores",
+          "pdmu{}.v", "pdmu{}.v_u", "pdmu{}.v_r", "pdmu{}.r")  # fmt: skip
 ALIGNMENT = 8  # of the struct, whose widest members come first
 
 
@@ -33,7 +34,7 @@ class Member(NamedTuple):
 
     name: str
     dtype: str  # int64, int32 or int16
-    length: int
+    size: int
 
 
 def state_members(bundle: Bundle) -> list[Member]:
@@ -47,17 +48,22 @@ def state_members(bundle: Bundle) -> list[Member]:
     for i, (conv, (bins, channels)) in enumerate(zip(model.conv, model.conv_shapes(fe.n_mels), strict=False)):
         members.append(Member(f"conv{i}", "int16", conv.kernel_time * bins * channels))
     for i, layer in enumerate(model.layers):
-        members.append(Member(f"pdmu{i}_m", "int16", layer.channels * layer.order))
+        size = layer.channels * layer.order
+        members.append(Member(f"pdmu{i}_m", "int16", size))
         if layer.gate != "off":
-            members.append(Member(f"pdmu{i}_p", "int16", layer.delay_steps * layer.hidden))
+            members.append(Member(f"pdmu{i}_p", "int16", layer.delay_steps * (size if layer.spikes_inside else layer.hidden)))
         if layer.gate == "softmax":
             members.append(Member(f"pdmu{i}_g", "int16", layer.delay_steps * layer.taps))
-    return members
+        if layer.spiking:
+            members.append(Member(f"pdmu{i}_v", "int32", layer.hidden))
+        if layer.spikes_inside:
+            members += [Member(f"pdmu{i}_v_u", "int32", layer.channels), Member(f"pdmu{i}_v_r", "int32", size)]
+    return sorted(members, key=lambda m: -np.dtype(m.dtype).itemsize)  # no padding between them
 
 
 def state_bytes(bundle: Bundle) -> int:
     """Return the size of the state struct."""
-    size = sum(m.length * np.dtype(m.dtype).itemsize for m in state_members(bundle))
+    size = sum(m.size * np.dtype(m.dtype).itemsize for m in state_members(bundle))
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -74,15 +80,15 @@ def split_state(bundle: Bundle, raw: bytes) -> dict[str, NDArray[np.integer]]:
     out, at = {}, 0
     for m in state_members(bundle):
         dtype = np.dtype(m.dtype).newbyteorder("<")
-        out[m.name] = np.frombuffer(raw, dtype, m.length, at)
-        at += m.length * dtype.itemsize
+        out[m.name] = np.frombuffer(raw, dtype, m.size, at)
+        at += m.size * dtype.itemsize
     return out
 
 
 class LawTrace(NamedTuple):
     """What the law computes over a stream from a fresh state."""
 
-    stages: dict[str, NDArray[np.integer]]  # [calls, …]: int64 for ``smoother``, int16 for the others
+    stages: dict[str, NDArray[np.integer]]  # [calls, …]: int64 for ``smoother``, int32 for potentials, int16 for the others
     state: dict[str, NDArray[np.integer]]  # what is left, as far as the members of the struct mean anything; flat
 
 
@@ -135,9 +141,12 @@ def _final_state(bundle: Bundle, front: FrontendState, state: ModelState, held: 
     out: dict[str, NDArray[np.integer]] = {"smoother": front.smoother, "counters": np.array(counters, np.int32), "history": front.history}
     out |= {f"conv{i}": rows.reshape(-1) for i, rows in enumerate(held)}
     for i, (layer, after, position) in enumerate(zip(layers, state.layers, positions, strict=True)):
+        arrays = after.arrays()
         out[f"pdmu{i}_m"] = after.memory.reshape(-1)
-        if layer.gate != "off":  # a ring: the oldest stands where the next will
-            out[f"pdmu{i}_p"] = np.roll(after.delayed, position, axis=0).reshape(-1)
+        if layer.gate != "off":  # a ring: the oldest, or what arrives next, stands where the next step will
+            ring = arrays["arriving" if layer.routed else "delayed"]
+            out[f"pdmu{i}_p"] = np.roll(ring, position, axis=0).reshape(-1)
         if layer.gate == "softmax":
-            out[f"pdmu{i}_g"] = np.roll(after.gates, position, axis=0).reshape(-1)
-    return out
+            out[f"pdmu{i}_g"] = np.roll(arrays["gates"], position, axis=0).reshape(-1)
+        out |= {f"pdmu{i}_{name}": arrays[name] for name in ("v", "v_u", "v_r") if name in arrays}
+    return {m.name: out[m.name] for m in state_members(bundle)}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from edge_agent.board_messages import BoardEvent, Hello, Label, Outcome, ProtocolError, malformed
 from edge_agent.channel import Found, dbfs
-from edge_agent.detector import Event, Reason, Rejected
 from edge_agent.events import ModelFacts, ModelInfo
 from pdmu.bundle import Bundle, read_bundle
+from pdmu.detector import Event, Reason, Rejected
 from pdmu.errors import UserError
 from pdmu.resources import resource_dir
 

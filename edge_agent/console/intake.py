@@ -16,12 +16,12 @@ from edge_agent.channel import Found
 from edge_agent.config import AgentConfig
 from edge_agent.console.board_clock import BoardClock
 from edge_agent.console.heard import event_id, found_event
-from edge_agent.detector import Rejected
 from edge_agent.events import MinuteLimit, ModelFacts, Topics, clock_info, detection, rejection
 from edge_agent.health import Health
 from edge_agent.outbox import Outbox, message
 from edge_agent.ports import Delivery
 from pdmu.config import to_dict
+from pdmu.detector import Rejected
 
 
 class Counts(NamedTuple):

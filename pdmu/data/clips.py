@@ -1,4 +1,4 @@
-"""Recordings as sequences of front-end features, and the shipped recipes' clips as labelled sequences of one length.
+"""The shipped recipes' clips as labelled sequences of one length.
 
 ``cough``, ``birds`` and ``esc10`` take the recordings of a manifest that the shipped recipe of that name trains on — its ``data.include``,
 ``data.exclude`` and ``task.licence_allow`` — with the labels its ``task.mapping`` gives them, through its ``frontend``. Nothing of that is
@@ -11,23 +11,21 @@ frames make a step. There is no public test part: ask for ``folds``. ESC-10's fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pdmu.config import FrontendConfig, from_dict
-from pdmu.data.audio import BadRecording
+from pdmu.config import FrontendConfig
 from pdmu.data.cache import EnergyCache
 from pdmu.data.corpus import activity
+from pdmu.data.features import fit, join, read_energies, steps
 from pdmu.data.manifest import Row, read_manifest
 from pdmu.data.recipe import Recipe, load_recipe
 from pdmu.data.sequence_recipe import SequenceDataConfig
-from pdmu.data.sequences import LoadedSequences, Progress, SequenceSet, missing, read_options
+from pdmu.data.sequences import LoadedSequences, Progress, missing, read_options
 from pdmu.errors import UserError
-from pdmu.frontend import compress
 
 SECONDS = {"cough": 2.0, "birds": 5.0, "esc10": 5.0}  # length of a sequence where the options give none
 CARDS = {"cough": "cough_c19", "birds": "birds", "esc10": "esc10"}  # card that is named where the recordings are missing
@@ -45,29 +43,6 @@ class ClipOptions:
     def __post_init__(self) -> None:
         if self.seconds < 0 or self.average < 1 or self.other not in (0, 1):
             raise ValueError("seconds must not be negative, average at least 1, and other 0 or 1")
-
-
-@dataclass(frozen=True)
-class FeatureOptions:
-    """Front end of data sets that no recipe of recordings describes, at 16 kHz."""
-
-    n_mels: int = 40
-    window_samples: int = 512
-    hop_samples: int = 160  # 10 ms
-    f_min_hz: float = 60.0
-    f_max_hz: float = 7800.0
-    pcen: int = 0  # 1: PCEN in place of the logarithm
-    average: int = 1  # frames whose mean is one step
-    context: int = 0  # earlier steps beside each, as further inputs
-
-    def __post_init__(self) -> None:
-        if self.average < 1 or self.context < 0 or self.pcen not in (0, 1):
-            raise ValueError("average must be at least 1, context at least 0, and pcen 0 or 1")
-
-    def frontend(self, where: str) -> FrontendConfig:
-        """Return the front end; `where` names the options for the error message."""
-        names = ("n_mels", "window_samples", "hop_samples", "f_min_hz", "f_max_hz")
-        return from_dict(FrontendConfig, {n: getattr(self, n) for n in names} | {"compression": "pcen" if self.pcen else "log"}, where)
 
 
 def load(config: SequenceDataConfig, root: Path, cache: Path, progress: Progress) -> LoadedSequences:
@@ -148,20 +123,6 @@ def _class(recipe: Recipe, row: Row) -> str:
     return "" if index is None else recipe.classes[index]
 
 
-def read_energies(cache: EnergyCache, path: Path) -> tuple[NDArray[np.float32], str]:
-    """Return mel energies float32 ``[frames, n_mels]`` of a recording, and the SHA-256 of its file.
-
-    Raises
-    ------
-    UserError
-        It cannot be used: a data set with a recording less is another one.
-    """
-    try:
-        return cache.recording(path)
-    except BadRecording as error:
-        raise UserError(f"{path}: {error}; fetch it again, or take it out of the data set") from None
-
-
 def most_active(frontend: FrontendConfig, energies: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
     """Return the consecutive `frames` of which most belong to the recording's sound, the first such; all where there are fewer."""
     if len(energies) <= frames:
@@ -169,40 +130,3 @@ def most_active(frontend: FrontendConfig, energies: NDArray[np.float32], frames:
     heard = np.concatenate([[0], np.cumsum(activity(frontend, energies))])
     first = int(np.argmax(heard[frames:] - heard[:-frames]))
     return energies[first : first + frames]
-
-
-def fit(energies: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-    """Return exactly `frames` frames: the first ones, silence behind them where there are fewer."""
-    cut = energies[:frames]
-    return np.pad(cut, ((0, frames - len(cut)), (0, 0)))
-
-
-def steps(frontend: FrontendConfig, energies: NDArray[np.float32], average: int = 1, context: int = 0) -> NDArray[np.float32]:
-    """Compress mel energies, and make steps of them.
-
-    Parameters
-    ----------
-    frontend : FrontendConfig
-    energies : ndarray
-        ``[frames, n_mels]``.
-    average : int
-        Frames whose mean is one step; a rest too short for one is dropped unless it is all there is.
-    context : int
-        Earlier steps beside each; zeros before the first.
-
-    Returns
-    -------
-    ndarray of float32
-        ``[frames // average, n_mels · (1 + context)]``; the step itself first, then the one before it, …
-    """
-    features = compress(frontend, energies)
-    size = min(average, len(features))
-    whole = len(features) // size
-    means = features[: whole * size].reshape(whole, size, -1).mean(1)
-    late = [np.pad(means, ((delay, 0), (0, 0)))[:whole] for delay in range(context + 1)]
-    return np.concatenate(late, axis=1).astype(np.float32)
-
-
-def join(values: Sequence[NDArray[np.float32]], target: NDArray[np.int64], group: Sequence[str]) -> SequenceSet:
-    """Lay sequences ``[T_i, N_x]`` end to end."""
-    return SequenceSet(np.concatenate(values), np.array([len(v) for v in values], np.int64), target, np.array(group))

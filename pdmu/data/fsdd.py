@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pdmu.config import FrontendConfig
 from pdmu.data.cache import EnergyCache
-from pdmu.data.clips import FeatureOptions, join, read_energies, steps
+from pdmu.data.features import FeatureOptions, join, read_energies, steps
 from pdmu.data.sequence_recipe import SequenceDataConfig
 from pdmu.data.sequences import LoadedSequences, Progress, SequenceSet, find_folder, read_options
 from pdmu.data.spike_encoder import EncoderOptions, encode_recordings

@@ -20,7 +20,7 @@ import numpy as np
 
 from pdmu.data.cache import EnergyCache
 from pdmu.data.cards import data_set_cards
-from pdmu.data.clips import FeatureOptions, fit, read_energies, steps
+from pdmu.data.features import FeatureOptions, fit, read_energies, steps
 from pdmu.data.sequence_recipe import SequenceDataConfig
 from pdmu.data.sequences import LoadedSequences, Progress, SequenceSet, missing, read_options
 from pdmu.errors import UserError

@@ -81,6 +81,10 @@ def test_every_kind_of_table() -> None:
         "sequential_steps": 784,
         "rows": [speed_row | ratios],
     }
+    operators = [{"name": "aten::mm", "share": 0.61, "calls": 5}, {"name": "aten::sum", "share": 0.01, "calls": 1}]
+    layer = {"ms": 8.2, "multiply_adds": {"matrices": 4096}, "operators": operators}
+    profiled = {"T": 784, "H": 32, "batch": 32, "models": {"lstm": layer}}
+    profile: dict[str, Any] = {"benchmark": "speed_profile", "threads": 1, "rows": [profiled]}
     lif_row = {
         "what": "lif-zero",
         "T": 100,
@@ -112,9 +116,11 @@ def test_every_kind_of_table() -> None:
         "energy": energy,
         "families": {"sdmu": entry},
     }
-    every: dict[str, Any] = {k: v | {"machine": MACHINE} for k, v in {"a": speed, "b": lif, "c": capacity, "d": operations}.items()}
+    kinds = {"a": speed, "b": lif, "c": capacity, "d": operations, "e": profile}
+    every: dict[str, Any] = {k: v | {"machine": MACHINE} for k, v in kinds.items()}
     text = details(every)
     assert "| 784 / 32 / 32 | 1.00 · 5 MiB | 3.00 |" in text, "on one thread, processor time"
+    assert "| 784 / 32 / 32 | lstm | 8 | matrices 4,096 | `mm` 61% |" in text
     assert "| zero / 100 / 64 / 2 | 9.0 ms | 50.0 · 1 MiB |" in text
     assert "| pdmu | 64 | 2,387 | 20.0 |" in text
     assert "| sdmu | 10 | 20 | 2 | 3 / 1 | 0.250 | 1.23 | untrained |" in text and "**estimate**" in text

@@ -10,7 +10,8 @@ import soundfile
 
 from pdmu.config import FrontendConfig
 from pdmu.data.audio import read_pcm
-from pdmu.data.clips import fit, most_active, steps
+from pdmu.data.clips import most_active
+from pdmu.data.features import fit, steps
 from pdmu.data.recipe import load_recipe
 from pdmu.data.sequence_recipe import SequenceDataConfig
 from pdmu.data.sequences import load_sequences

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.detector import Detector, Rejected
 from pdmu.bundle import Bundle
 from pdmu.config import ConvConfig, DetectorConfig, FrontendConfig, ModelConfig, PDMUConfig
+from pdmu.detector import Detector, Rejected
 from pdmu.golden import golden_pcm, lcg_noise
 from pdmu.state_layout import law_trace, split_state
 from tests.deploy.c_harness import BUILDS, Program, compile_harness, cut
 from tests.deploy.random_bundle import random_bundle
 
-RANDOM_SEEDS = range(10)
+RANDOM_SEEDS = range(14)
 SHIPPED_LIKE = ModelConfig(
     ("cough", "other"),
     (ConvConfig(8, 3, 5, 2, 2), ConvConfig(8, 3, 3, 1, 2, depthwise=True), ConvConfig(12, 1, 1)),

@@ -12,8 +12,8 @@ from deploy.conformance import check_bundle
 from deploy.tflite_export import BLOCK_STEPS, build_graph
 from deploy.tflite_ops import Precision
 from deploy.tflite_run import GraphRunner
-from edge_agent.detector import Detector, Event
 from pdmu.bundle import Bundle, int_model, read_bundle
+from pdmu.detector import Detector, Event
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.golden import golden_pcm
 from pdmu.int_model import model_init, model_step

@@ -13,11 +13,11 @@ import pytest
 
 from edge_agent.channel import Channel, LevelMeter, Listener, load_listener
 from edge_agent.config import AgentConfig
-from edge_agent.detector import Rejected
 from edge_agent.events import SCHEMA_DIR, ClockInfo, Detection, StreamClock, clock_info, detection, model_facts, node_info, rejection, utc
 from edge_agent.health import Health
 from edge_agent.ports import AudioBlock
 from pdmu.config import to_dict
+from pdmu.detector import Rejected
 from tests.helpers import scene
 
 GOLDEN = {

@@ -1,4 +1,4 @@
-/* From scores to events by the integer law in edge_agent/detector.py's docstring, one model step at a time. */
+/* From scores to events by the integer law in pdmu/detector.py's docstring, one model step at a time. */
 #include <string.h>
 
 #include "pdmu_internal.h"

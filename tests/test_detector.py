@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.detector import Detector, Event, Output, Rejected
 from pdmu.config import DetectorConfig
+from pdmu.detector import Detector, Event, Output, Rejected
 
 
 def naive(config: DetectorConfig, labels: tuple[str, ...], scores: np.ndarray) -> Output:
