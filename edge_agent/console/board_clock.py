@@ -23,7 +23,7 @@ class BoardClock:
     def __init__(self, rate_hz: int, live: bool) -> None:
         self._rate_hz, self._live = rate_hz, live
         self._samples, self._at_s = -1, 0.0  # the last count that was not late, and when it came
-        self._noted, self._sure = -1, False
+        self._noted, self._noted_s, self._sure = -1, 0.0, False
 
     @property
     def set(self) -> bool:
@@ -36,11 +36,14 @@ class BoardClock:
 
     def observe(self, samples: int, now_s: float) -> int:
         """Note the board's count at monotonic time `now_s`; return how many samples came since the last time it was noted."""
-        advance = 0 if self._noted < 0 else min((samples - self._noted) % WRAP, samples)  # more cannot have come: a RESET began anew
+        advance = 0
+        if self._noted >= 0:
+            goes_round = self._noted + (now_s - self._noted_s) * self._rate_hz + EARLY_SAMPLES >= WRAP
+            advance = (samples - self._noted) % WRAP if samples >= self._noted or goes_round else samples  # or a RESET began anew
         late_s = ((self._counted(now_s) - samples + EARLY_SAMPLES) % WRAP - EARLY_SAMPLES) / self._rate_hz
         if self._noted < 0 or not 0 <= late_s <= SLACK_S:
             self._samples, self._at_s = samples, now_s
-        self._noted, self._sure = samples, True
+        self._noted, self._noted_s, self._sure = samples, now_s, True
         return advance
 
     def _counted(self, now_s: float) -> int:

@@ -28,6 +28,7 @@ from pdmu.errors import UserError
 LEAVE = b"\x1d"  # Ctrl+]
 POLL_S = 0.1
 HELLO_S = 8.0  # between HELLOs: a board that was restarted gets its name again, and one that is late its first
+GARBAGE_S = 1.0  # between two lines about it
 RETRY_S = 5.0  # longest wait before a line is tried again
 
 
@@ -47,6 +48,7 @@ class Monitor:
         self._model: ModelFacts | None = None
         self._shown: set[tuple[int, int]] = set()  # detections, by (boot, seq): they come again until somebody takes them
         self._early: list[Frame] = []  # notices that came before the board had told its labels
+        self._garbage, self._garbage_s = 0, 0.0  # bytes not yet told of, and when some last were
         self._line_open = False  # the last text did not end its line
 
     def run(self, address: Address, baud: int | None, stop: threading.Event, deadline_s: float | None = None) -> None:
@@ -108,10 +110,15 @@ class Monitor:
             board.port.close()
 
     def _show(self, item: Received) -> None:
+        if isinstance(item, Garbage):
+            self._garbage += item.size
+        if self._garbage and (not isinstance(item, Garbage) or time.monotonic() - self._garbage_s > GARBAGE_S):
+            size, self._garbage, self._garbage_s = self._garbage, 0, time.monotonic()
+            self._write(record("garbage", port=self._where, bytes=size), f"# {size} bytes of garbage")
+        if isinstance(item, Garbage):
+            return
         if isinstance(item, Text):
             self._text(item.text)
-        elif isinstance(item, Garbage):
-            self._write(record("garbage", port=self._where, bytes=item.size), f"# {item.size} bytes of garbage")
         elif self._model is not None:
             self._notice(item, self._model)
         else:
