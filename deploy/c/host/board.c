@@ -28,6 +28,7 @@ typedef struct {
     line line;
     int16_t *clip;
     size_t clip_samples;
+    uint64_t start_ns;
     uint64_t given; /* samples since the stream began */
     uint32_t begun_ms;
     int pace, restart;
@@ -142,10 +143,7 @@ static uint64_t monotonic_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static uint32_t milliseconds(void *context) {
-    (void)context;
-    return (uint32_t)(monotonic_ns() / 1000000u);
-}
+static uint32_t milliseconds(void *context) { return (uint32_t)((monotonic_ns() - ((machine *)context)->start_ns) / 1000000u); }
 
 static uint32_t ticks(void *context) {
     (void)context;
@@ -160,12 +158,12 @@ static void begin_clip(void *context, uint8_t source) {
     machine *m = context;
     (void)source;
     m->given = 0;
-    m->begun_ms = milliseconds(NULL);
+    m->begun_ms = milliseconds(m);
 }
 
 static int32_t play(void *context, int16_t *pcm, int32_t n) {
     machine *m = context;
-    const uint64_t heard = (uint64_t)(milliseconds(NULL) - m->begun_ms) * PDMU_SAMPLE_RATE_HZ / 1000u;
+    const uint64_t heard = (uint64_t)(milliseconds(m) - m->begun_ms) * PDMU_SAMPLE_RATE_HZ / 1000u;
     int32_t i = 0;
     for (; i < n && (!m->pace || m->given < heard); i++) pcm[i] = m->clip[m->given++ % m->clip_samples];
     return i;
@@ -181,6 +179,7 @@ static int run(machine *m, const pdmu_board_port *port) {
     while (got >= 0) {
         if (m->restart) {
             m->restart = 0;
+            m->start_ns = monotonic_ns();
             pdmu_board_init(&board, port);
             write_line(m, (const uint8_t *)banner, sizeof banner - 1);
         }
