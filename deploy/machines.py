@@ -75,10 +75,11 @@ def _arm(core: str, cpu: Sequence[str], machine: str, flash_bytes: int, ram_byte
 M4F = ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
 M7 = ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard")
 M55 = ("-mcpu=cortex-m55", "-mfloat-abi=hard")
+SMALL = ("-DPDMU_BOARD_PCM_SAMPLES=128u", "-DPDMU_BOARD_EVENTS=4u")  # of 16 KB the model takes most
 UART_AN547 = ("-DPDMU_UART_BASE=0x49303000u", "-DPDMU_UART_IRQ=33u")
 VIRT = ("qemu-system-riscv32", "-M", "virt")
 MACHINES = {
-    "microbit": _arm("Cortex-M0", ("-mcpu=cortex-m0",), "microbit", 256 << 10, 16 << 10, 16_000_000, "nrf51"),
+    "microbit": _arm("Cortex-M0", ("-mcpu=cortex-m0",), "microbit", 256 << 10, 16 << 10, 16_000_000, "nrf51", SMALL),
     "mps2-an385": _arm("Cortex-M3", ("-mcpu=cortex-m3",), "mps2-an385", 4 << 20, 4 << 20),
     "mps2-an386": _arm("Cortex-M4F", M4F, "mps2-an386", 4 << 20, 4 << 20),
     "mps2-an500": _arm("Cortex-M7", M7, "mps2-an500", 4 << 20, 4 << 20),

@@ -53,9 +53,8 @@ static uint32_t stack_free(void *context) {
     return (uint32_t)((const volatile unsigned char *)word - (const volatile unsigned char *)pdmu_stack_limit);
 }
 
-static void paint_stack(void) {
-    uint32_t here;
-    volatile uint32_t *end = &here - STACK_SPARED;
+__attribute__((noinline)) static void paint_stack(void) {
+    volatile uint32_t *end = (volatile uint32_t *)__builtin_frame_address(0) - STACK_SPARED;
     for (volatile uint32_t *word = pdmu_stack_limit; word < end; word++) *word = STACK_PAINT;
 }
 
