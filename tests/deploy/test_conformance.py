@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.conformance import check_bundle, check_c, check_graph, main, table
+from deploy.conformance import check_bundle, check_c, main, table
+from deploy.conformance_graphs import check_graph
 from deploy.tflite_export import build_graph
 from pdmu.bundle import Bundle, law_stages, write_bundle
 from pdmu.golden import golden_pcm

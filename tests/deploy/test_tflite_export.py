@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tflite
 
-from deploy.conformance import SCORE_BOUND_Q15, check_graph
+from deploy.conformance_graphs import SCORE_BOUND_Q15, check_graph
 from deploy.tflite_export import BLOCK_STEPS, GRAPHS, MARKER, GraphFile, build_graph, export_tflite
 from deploy.tflite_layer import block_matrix
 from deploy.tflite_run import GraphRunner, interpreter_module
