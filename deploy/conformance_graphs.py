@@ -42,7 +42,7 @@ def check_graph(bundle: Bundle, target: str, image: bytes, signal: str, features
     """
     runner = GraphRunner(image)
     features = features[: len(features) // runner.frames * runner.frames]
-    if any(layer.spiking or layer.routed for layer in bundle.model.layers):
+    if bundle.model.decides:
         return _check_decisions(bundle, target, runner, signal, features)
     network = int_model(bundle)
     state, expected, _ = model_trace(network, model_init(network), features)
