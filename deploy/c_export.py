@@ -49,7 +49,7 @@ def export_c(bundle: Bundle, out_dir: Path) -> list[Path]:
     """
     check_limits(bundle)
     texts = dict(zip(GENERATED, (model_header(bundle), model_source(bundle), golden_source(bundle)), strict=True))
-    runtime = [path for path in sorted(RUNTIME.rglob("*")) if path.suffix in (".c", ".h") or path.name in BUILD_FILES]
+    runtime = [path for path in sorted(RUNTIME.rglob("*")) if path.suffix in (".c", ".h", ".S", ".ld") or path.name in BUILD_FILES]
     texts |= {str(path.relative_to(RUNTIME)): path.read_text(encoding="utf-8") for path in runtime}
     return [write_text(Path(out_dir) / name, text) for name, text in texts.items()]
 
