@@ -37,6 +37,9 @@ def model_header(bundle: Bundle) -> str:
 #define PDMU_SAMPLE_RATE_HZ {bundle.frontend.sample_rate_hz}
 #define PDMU_SAMPLES_PER_STEP {bundle.samples_per_step}
 #define PDMU_GOLDEN_STEPS {len(bundle.golden["scores"])}
+#define PDMU_MODEL_NAME {c_string(str(bundle.info.get("name", "model")))}
+#define PDMU_MODEL_VERSION {c_string(str(bundle.info.get("version", "0")))}
+#define PDMU_CONTRACT {c_string(bundle.contract)}
 
 typedef struct {{
 {state}
