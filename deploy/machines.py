@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.toolchain import STRICT, compile_c
+from pdmu.errors import UserError
 
 STACK_BYTES = 1536  # the least that a machine must leave for the stack; the firmware measures what it takes
 ARM = ("arm-none-eabi-gcc", "-mthumb")
 RISCV = ("riscv64-unknown-elf-gcc", "-march=rv32imc", "-mabi=ilp32", "--specs=picolibc.specs", "-ffreestanding")
 BARE = ("-nostartfiles", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-T", "machines/machine.ld")
+
+
+class TooLarge(UserError):
+    """A model, or what runs it, that does not fit in a machine's memory."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,16 @@ def build(machine: Machine, folder: Path, sources: Sequence[str], out: Path, fla
 
     Raises
     ------
+    TooLarge
+        It does not fit.
     UserError
-        No compiler for it, or it refused: a model too large for the machine is one such case, and the linker script says so.
+        No compiler for it, or it refused.
     """
-    compile_c(folder, [*machine.compiler, *STRICT, *flags, *BARE, *machine.symbols(), machine.start, *sources, "-o", str(out)])
+    try:
+        compile_c(folder, [*machine.compiler, *STRICT, *flags, *BARE, *machine.symbols(), machine.start, *sources, "-o", str(out)])
+    except UserError as error:
+        if not any(words in str(error) for words in ("will not fit in region", "too little RAM")):
+            raise
+        memory = f"{machine.ram_bytes // 1024} kB of RAM and {machine.flash_bytes // 1024} kB of flash"
+        raise TooLarge(f"{machine.qemu[-1]}: the model does not fit in {memory}; take a larger machine or a smaller model") from None
     return out
