@@ -34,11 +34,10 @@ def test_every_stage_and_event_equals_the_law(target: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("gate", ["softmax", "straight_through"])
-def test_spiking_layers_equal_the_law_on_every_target(target: str, gate: str, tmp_path: Path) -> None:
+def test_spiking_layers_equal_the_law_on_every_target(target: str, tmp_path: Path) -> None:
     if missing(*tools_of(target)):
         pytest.skip(f"{' and '.join(missing(*tools_of(target)))} not installed: {target} is NOT TESTED HERE")
-    bundle = form_bundle(gate, "spiking inside")
+    bundle = form_bundle("top1", "spiking inside")
     pcm = golden_pcm()[: 20 * bundle.samples_per_step]
     answer = build_target(bundle, target, tmp_path).answer(pcm)
     law = law_stages(bundle, pcm)
