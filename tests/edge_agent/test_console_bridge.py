@@ -148,6 +148,21 @@ def test_boards_that_are_not_there_are_waited_for(tmp_path: Path, broker: Broker
     assert err.splitlines()[-1].startswith("bridge: 0 detections stored")
 
 
+def test_check_meets_the_board(capsys: pytest.CaptureFixture[str], tmp_path: Path, line: LineCutter, broker: Broker) -> None:
+    assert agent_main(["check", "--config", str(bridge_toml(tmp_path, broker, line)), "--json"]) == 0
+    stages = {s["name"]: s for s in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert (stages["source b0"]["status"], stages["model"]["status"]) == ("ok", "skipped")
+    assert "pdmu-board on socket://127.0.0.1" in stages["source b0"]["detail"]
+
+
+def test_output_that_nobody_reads_stops_nothing(tmp_path: Path, line: LineCutter, broker: Broker, subscriber: Subscriber) -> None:
+    with Path("/dev/full").open("w") as full:
+        bridge = console_process("bridge", "--config", bridge_toml(tmp_path, broker, line), "--json", stdout=full)
+        wait_until(lambda: len(subscriber.of("b0/detection")) >= 2, "detections")
+        _, err = stopped(bridge)
+    assert err.count("stdout: error: No space left on device") == 1
+
+
 def test_what_cannot_be_bridged_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('[[source]]\ntype = "serial"\nname = "b0"\n[[source]]\ntype = "serial"\nname = "b1"\nport = "id:2"\n')
