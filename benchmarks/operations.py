@@ -95,7 +95,7 @@ def layer_operations(c: PDMUConfig, n_inputs: int, rate_in: float | None, rates:
         # recurrent products, and three element-wise ones: f⊙c, i⊙g, o⊙tanh c; or r⊙h, z⊙h, (1-z)⊙n
         return product(n_inputs, gates * c.hidden, rate_in) + Counts(macs=gates * c.hidden**2 + 3 * c.hidden)
     q, d, hidden = c.channels, c.order, c.hidden
-    full = c.cell == "spiking" and c.spikes == "all"
+    full = c.spikes_inside
     _, write, read = rates if full else (None, None, None)
     total = product(n_inputs, q, rate_in) + product(n_inputs, hidden, rate_in)  # W_u, W_x
     total += Counts(macs=q * d * d) + product(q, d, write)  # Ā m, B̄ u: the memory stays analogue
@@ -123,7 +123,7 @@ def _delay_operations(c: PDMUConfig) -> Counts:
     """Count the delay line: n reads of a whole value where it gathers, one write and one read where each step is routed to one tap."""
     if c.gate == "off":
         return Counts()
-    delays_memory = c.gate_per_channel or (c.cell == "spiking" and c.spikes == "all")
+    delays_memory = c.gate_per_channel or c.spikes_inside
     value = c.channels * c.order if delays_memory else c.hidden
     if c.gate == "top1":
         return Counts(macs=value, delay_reads=value, delay_writes=value)

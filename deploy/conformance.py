@@ -27,7 +27,9 @@ from pdmu.bundle import Bundle, int_model, law_stages, read_bundle, stage_digest
 from pdmu.errors import UserError
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.golden import golden_pcm
+from pdmu.int_layer import Stages
 from pdmu.int_model import ModelState, model_init, model_trace
+from pdmu.state_layout import stage_name
 
 # Largest difference of a score from the law's, counts of 1/32768, over golden and real audio. Where it comes from: the law rounds the
 # memory to int16 at each step, a block once and float32 never; the law adds a layer's terms in 64 bits, an int16x8 graph in int16 at the
@@ -39,8 +41,6 @@ SCORE_BOUND_Q15: Mapping[str, int] = {"int16x8": 320, "float32": 256}
 # Largest difference of a state tensor, counts of its int16 scale: the same causes before the head (seen: 21 and 15).
 STATE_BOUND: Mapping[str, int] = {"int16x8": 64, "float32": 64}
 
-C_STAGES = {1: "features", 2: "conv{}", 3: "pdmu{}.u", 4: "pdmu{}.m", 5: "pdmu{}.p", 6: "pdmu{}.g", 7: "pdmu{}", 8: "logits", 9: "scores"}
-Stages = Mapping[str, NDArray[np.int16]]
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,12 @@ def check_law(bundle: Bundle, signal: str, pcm: NDArray[np.int16]) -> list[Findi
 def check_c(library: Path, law: Stages, signal: str, pcm: NDArray[np.int16]) -> list[Finding]:
     """Compare every stage of the C runtime with the law over whole model steps, to the last bit."""
     found = c_stages(library, pcm)
-    return [Finding(signal, "c", name, _largest(found.get(name), expected), 0) for name, expected in law.items()]
+    values = {name: np.frombuffer(found.get(name, b""), expected.dtype) for name, expected in law.items()}
+    return [Finding(signal, "c", name, _largest(values[name], expected), 0) for name, expected in law.items()]
 
 
-def c_stages(library: Path, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.int16]]:
-    """Run the shared library over `pcm` from a fresh state and collect every stage it emits, as flat int16."""
+def c_stages(library: Path, pcm: NDArray[np.int16]) -> dict[str, bytes]:
+    """Run the shared library over `pcm` from a fresh state and collect every stage it emits."""
     lib = ctypes.CDLL(str(library))
     emit_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)
     lib.pdmu_stream_size.restype = ctypes.c_size_t
@@ -84,8 +85,7 @@ def c_stages(library: Path, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.int1
     chunks: dict[str, list[bytes]] = {}
 
     def emit(_context: Any, stage: int, index: int, values: int, size: int) -> None:
-        if stage in C_STAGES:
-            chunks.setdefault(C_STAGES[stage].format(index), []).append(ctypes.string_at(values, size))
+        chunks.setdefault(stage_name(stage, index), []).append(ctypes.string_at(values, size))
 
     steps = len(pcm) // lib.pdmu_samples_per_step() + 1
     scores = np.zeros((steps, lib.pdmu_n_labels()), np.int16)
@@ -95,7 +95,7 @@ def c_stages(library: Path, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.int1
     done = lib.pdmu_stream_trace(stream.ctypes.data, data.ctypes.data, len(data), scores.ctypes.data, steps, emit_type(emit), None)
     if done < 0:
         raise UserError(f"{library}: pdmu_stream_trace gave error {done}")
-    return {name: np.frombuffer(b"".join(parts), np.int16) for name, parts in chunks.items()}
+    return {name: b"".join(parts) for name, parts in chunks.items()}
 
 
 def check_graph(bundle: Bundle, target: str, image: bytes, signal: str, features: NDArray[np.int16]) -> list[Finding]:
@@ -120,18 +120,21 @@ def check_graph(bundle: Bundle, target: str, image: bytes, signal: str, features
 def law_state(bundle: Bundle, state: ModelState) -> tuple[dict[str, NDArray[np.int16]], dict[str, float]]:
     """Return the law's state under the graphs' names, and the real value of one count of each."""
     t = bundle.tensors
-    scales = ["in.scale", *(f"conv{i}.scale" for i in range(len(state.conv)))]
-    values = {f"conv{i}": v for i, v in enumerate(state.conv)}
-    units = {f"conv{i}": float(t[scales[i]][0]) for i in range(len(state.conv))}
-    for i, layer in enumerate(state.layers):
-        values |= {f"pdmu{i}.memory": layer.memory.T, f"pdmu{i}.delayed": layer.delayed, f"pdmu{i}.gates": layer.gates}
-        units |= {f"pdmu{i}.memory": float(t[f"pdmu{i}.m_scale"][0]), f"pdmu{i}.delayed": float(t[f"pdmu{i}.p_scale"][0])}
-        units[f"pdmu{i}.gates"] = 2.0**-15
+    values = {name: v.T if name.endswith(".memory") else v for name, v in state.arrays().items()}
+    units = {name: 2.0**-15 if name.endswith(".gates") else float(t[_scale_name(name)][0]) for name in values}
     return values, units
 
 
-def _largest(found: NDArray[Any] | None, expected: NDArray[np.int16]) -> float:
-    found = np.zeros(0, np.int16) if found is None else found
+def _scale_name(state: str) -> str:
+    """Return the tensor that holds the real value of one count of a state."""
+    if state.startswith("conv"):  # the frames kept are those that the convolution reads
+        index = int(state.removeprefix("conv"))
+        return f"conv{index - 1}.scale" if index else "in.scale"
+    layer, _, part = state.partition(".")
+    return f"{layer}.{'m' if part == 'memory' else 'p'}_scale"
+
+
+def _largest(found: NDArray[Any], expected: NDArray[np.signedinteger]) -> float:
     if found.size != expected.size:
         return float("inf")
     return float(np.abs(found.reshape(-1).astype(np.float64) - expected.reshape(-1)).max(initial=0))

@@ -64,9 +64,7 @@ def golden_digests(bundle: Bundle) -> dict[str, dict[str, str]]:
         front, features = frontend_step(bundle.frontend, frontend_init(bundle.frontend), pcm)
         state, _, trace = model_trace(model, model_init(model), features)
         stages = {"features": features} | trace
-        stages |= {f"state.conv{i}": kept for i, kept in enumerate(state.conv)}
-        for i, layer in enumerate(state.layers):
-            stages |= {f"state.pdmu{i}.{field}": getattr(layer, field) for field in layer._fields}
+        stages |= {f"state.{part}": values for part, values in state.arrays().items()}
         digests = {stage: stage_digest(values) for stage, values in stages.items()}
         wide = front.smoother.astype("<i8").view("<i2")  # PCEN's smoother, the only state wider than 16 bits
         out[name] = digests | {"state.smoother": stage_digest(wide)}

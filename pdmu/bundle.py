@@ -21,8 +21,10 @@ from pdmu.config import DetectorConfig, FrontendConfig, ModelConfig, from_dict, 
 from pdmu.errors import UserError
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.golden import GOLDEN, golden_pcm
-from pdmu.int_model import IntModel, Tensors, check_tensors, model_init, model_trace
+from pdmu.int_layer import Stages
+from pdmu.int_model import IntModel, model_init, model_trace
 from pdmu.tables import contract_hash
+from pdmu.tensors import Tensors, check_tensors
 
 FORMAT = "pdmu.bundle/1"
 MAX_BYTES = 16 << 20  # no microcontroller bundle comes near; a larger header length is damage
@@ -39,7 +41,7 @@ class Bundle:
     info : dict
         ``name``, ``version``, ``task``, ``licence``, ``provenance``, ``metrics`` …, plain JSON.
     golden : dict
-        ``signal`` (its generator's name), ``scores`` ``[steps][labels]`` Q15, and ``stages``: stage → SHA-256 of its int16
+        ``signal`` (its generator's name), ``scores`` ``[steps][labels]`` Q15, and ``stages``: stage → SHA-256 of its
         little-endian bytes.
     sha256 : str
         Of the file's whole content; empty until written or read.
@@ -74,12 +76,12 @@ def int_model(bundle: Bundle) -> IntModel:
     return IntModel(bundle.model, bundle.frontend.n_mels, bundle.tensors)
 
 
-def law_stages(bundle: Bundle, pcm: NDArray[np.int16]) -> dict[str, NDArray[np.int16]]:
+def law_stages(bundle: Bundle, pcm: NDArray[np.int16]) -> Stages:
     """Run the law from a fresh state over `pcm` and return every stage's integers, ``features`` first, ``scores`` last."""
     _, features = frontend_step(bundle.frontend, frontend_init(bundle.frontend), pcm)
     network = int_model(bundle)
     _, _, trace = model_trace(network, model_init(network), features)
-    return {"features": features} | trace
+    return Stages(features=features) | trace
 
 
 def with_golden(bundle: Bundle) -> Bundle:
@@ -90,9 +92,9 @@ def with_golden(bundle: Bundle) -> Bundle:
     })  # fmt: skip
 
 
-def stage_digest(values: NDArray[np.int16]) -> str:
-    """SHA-256 of a stage's integers as int16 little-endian bytes."""
-    return hashlib.sha256(np.ascontiguousarray(values.astype("<i2")).tobytes()).hexdigest()
+def stage_digest(values: NDArray[np.signedinteger]) -> str:
+    """SHA-256 of a stage's integers as little-endian bytes of their own type: int16, and int32 for potentials."""
+    return hashlib.sha256(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"))).tobytes()).hexdigest()
 
 
 def self_test(bundle: Bundle, run: Callable[[NDArray[np.int16]], NDArray[np.int16]] | None = None, tolerance_q15: int = 0) -> None:

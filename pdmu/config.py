@@ -218,15 +218,47 @@ class PDMUConfig:
         """Width of the layer's output."""
         return self.hidden * (2 if self.bidirectional else 1)
 
+    @property
+    def routed(self) -> bool:
+        """Whether each step goes to one tap only (EPDMU)."""
+        return self.gate in ("top1", "straight_through")
+
+    @property
+    def gate_is_learned(self) -> bool:
+        """Whether the gate has weights."""
+        return self.gate not in ("uniform", "off")
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the outputs are spikes."""
+        return self.cell == "spiking"
+
+    @property
+    def spikes_inside(self) -> bool:
+        """Whether what is written into and read from the memory are spikes too; the delay line then holds the memory."""
+        return self.spiking and self.spikes == "all"
+
+    @property
+    def line_width(self) -> int:
+        """Values a step that a causal layer's delay line holds: the projected memory, or the memory where its reads are spikes."""
+        return self.channels * self.order if self.spikes_inside else self.hidden
+
+    def law(self) -> dict[str, Any]:
+        """Return the settings the integer law reads; those of spiking layers appear in spiking layers only."""
+        whole = to_dict(self)
+        settings = ("hidden", "channels", "order", "theta", "taps", "dilation", "gate", "residual")
+        out = {name: whole[name] for name in settings}
+        return out | ({"cell": self.cell, "spikes": self.spikes, "lif": {"reset": self.lif.reset}} if self.spiking else {})
+
     def outside_contract(self) -> str | None:
         """Return which setting the integer law (pdmu.contract/1) does not cover, in words, or None where a bundle can hold the layer."""
         if self.bidirectional:
             return "it is bidirectional"
-        if self.cell != "pdmu":
+        if self.cell not in ("pdmu", "spiking"):
             return f"its cell is {self.cell}"
         covered = {"gate_input": "x", "gate_tanh": False, "gate_per_channel": False, "first_tap": 1, "write": "identity"}
-        if self.gate not in ("softmax", "uniform", "off"):
-            return f'its gate is "{self.gate}"; softmax, uniform and off are covered'
+        if self.gate == "sigmoid":
+            return 'its gate is "sigmoid"; every other one is covered'
         changed = [f"{k} = {getattr(self, k)!r}" for k, v in covered.items() if getattr(self, k) != v]
         return f"it has {', '.join(changed)}" if changed else None
 
@@ -294,12 +326,12 @@ class ModelConfig:
         return widths
 
     def law(self) -> dict[str, Any]:
-        """Return the settings the integer law reads, as a bundle holds and hashes them; what they leave out `check_contract` refuses."""
+        """Return the settings the integer law reads, as a bundle holds and hashes them; what they leave out `check_contract` refuses.
+
+        A form of layer has its own settings here, so that one added later leaves the contracts of the others as they were.
+        """
         whole = to_dict(self)
-        settings = ("hidden", "channels", "order", "theta", "taps", "dilation", "gate", "residual")
-        return {name: whole[name] for name in ("labels", "conv", "head")} | {
-            "layers": [{n: layer[n] for n in settings} for layer in whole["layers"]]
-        }
+        return {name: whole[name] for name in ("labels", "conv", "head")} | {"layers": [layer.law() for layer in self.layers]}
 
     def check_streams(self, what: str) -> None:
         """Refuse a model that can't run one step at a time.
@@ -328,7 +360,7 @@ class ModelConfig:
         for i, layer in enumerate(self.layers):
             if reason := layer.outside_contract():
                 raise UserError(
-                    f"{what}: layer {i} is outside the integer law: {reason}; train a model it covers (--family pdmu, lmu or pdmu-uniform)"
+                    f"{what}: layer {i} is outside the integer law: {reason}; train a model it covers (--family pdmu, epdmu, lmu, sdmu, …)"
                 )
         if self.readout != "step":
             raise UserError(f'{what}: the readout is "{self.readout}", and the integer law gives the scores of every "step"')

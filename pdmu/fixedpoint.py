@@ -52,6 +52,11 @@ def requant(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike, low: int = 
     return saturate16(rshift_round(np.asarray(acc, np.int64) * np.asarray(multiplier, np.int64), shift), low)
 
 
+def exact_matmul(x: NDArray[np.int16], weight: Int) -> Int:
+    """Return ``x @ weight.T`` of int16 and int8 values: exact in float64, whose sums stay far below 2^53."""
+    return np.asarray(x.astype(np.float64) @ weight.T.astype(np.float64)).astype(np.int64)
+
+
 def quantize_multiplier(real: float) -> tuple[int, int]:
     """Return (multiplier, shift) with ``real ≈ multiplier / 2^shift``, multiplier in [2^30, 2^31) where the shift allows.
 

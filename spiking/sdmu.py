@@ -84,14 +84,14 @@ class SpikingDMULayer(PDMULayer):
     def __init__(self, config: PDMUConfig, n_inputs: int) -> None:
         super().__init__(config, n_inputs)
         self.output_neurons = LIF(config.lif, config.hidden)
-        full = config.spikes == "all"
+        full = config.spikes_inside
         self.write_neurons = LIF(config.lif, config.channels) if full else None
         self.read_neurons = LIF(config.lif, config.channels * config.order) if full else None
 
     @property
     def delays_memory(self) -> bool:
         """Whether the delay line holds the memory: neurons between the gate and W_m do not commute with it."""
-        return super().delays_memory or self.config.spikes == "all"
+        return super().delays_memory or self.config.spikes_inside
 
     def init_state(self, batch: int, like: Tensor) -> Any:
         """Empty memory and delay line, neurons at rest."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pdmu.bundle import Bundle, with_golden, write_bundle
 from pdmu.config import ConvConfig, DetectorConfig, FrontendConfig, ModelConfig, PDMUConfig
 from pdmu.fixedpoint import quantize_multiplier
-from pdmu.int_model import tensor_shapes
 from pdmu.tables import lmu_matrices
+from pdmu.tensors import tensor_shapes
 
 N_MELS = 16
 LOUD_LOG2 = 10.0  # mean log2 energy above the floor at which the first label's logit is zero; noise of -30 dBFS has about 18

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from pdmu.config import FrontendConfig, ModelConfig
 from pdmu.int_model import IntModel
 from pdmu.tables import exp_table, frontend_tables, sigmoid_table
@@ -155,33 +157,72 @@ def _dot(a: list[int], b: list[int]) -> int:
 
 def _run_layer(model: IntModel, index: int, rows: Grid) -> Grid:
     layer = model.config.layers[index]
-    names = ("wu", "bu", "mu", "su", "aq", "bq", "ka", "wm", "mp", "sp", "wx", "bx", "mt", "mx", "mr", "sh", "wg", "bg", "mg", "sg")
-    t = {k: model[f"pdmu{index}.{k}"].tolist() for k in names if f"pdmu{index}.{k}" in model.tensors}
-    memory = [[0] * layer.order for _ in range(layer.channels)]
-    p_past: Grid = []
-    g_past: Grid = []
-    out = []
-    for x in rows:
-        u = [_requant(_dot(t["wu"][i], x) + t["bu"][i], t["mu"][i], t["su"][i]) for i in range(layer.channels)]
-        ka = t["ka"][0]
-        memory = [[sat16(rs(_dot(t["aq"][i], m) + t["bq"][i] * u[ch], ka)) for i in range(layer.order)] for ch, m in enumerate(memory)]
-        flat = [v for m in memory for v in m]
-        p = [_requant(_dot(t["wm"][h], flat), t["mp"][h], t["sp"][h]) for h in range(layer.hidden)]
-        if layer.gate == "softmax":
-            g = softmax_q15([_requant(_dot(t["wg"][i], x) + t["bg"][i], t["mg"][i], t["sg"][i]) for i in range(layer.taps)])
-        elif layer.gate == "uniform":
-            g = [min(32767, (32768 + layer.taps // 2) // layer.taps)] * layer.taps
+    prefix = f"pdmu{index}."
+    t = {k.removeprefix(prefix): np.asarray(v).tolist() for k, v in model.tensors.items() if k.startswith(prefix)}
+    q, d, hidden, full = layer.channels, layer.order, layer.hidden, layer.spikes_inside
+    memory, past, writes, reads, outputs = [[0] * d for _ in range(q)], [], [0] * q, [0] * q * d, [0] * hidden
+    arriving = {}  # of a routing gate: instant -> sums
+    out: Grid = []
+    for k, x in enumerate(rows):
+        if full:
+            current = [current30(_dot(t["wu"][i], x) + t["bu"][i], t["mu"][i], t["su"][i]) for i in range(q)]
+            writes, fired = lif(writes, current, t["beta_u"], layer.lif.reset)
+            u = [t["us"][0] * s for s in fired]
         else:
-            g = []
-        p_past.append(p)
-        g_past.append(g)
-        h_out = []
-        for h in range(layer.hidden):
-            total = p[h] << 15
-            for i in range(1, len(g) + 1):
-                then = len(p_past) - 1 - i * layer.dilation
-                total += g_past[then][i - 1] * p_past[then][h] if then >= 0 else 0
-            v = rs(total, 15) * t["mt"][h] + (_dot(t["wx"][h], x) + t["bx"][h]) * t["mx"][h] + (x[h] * t["mr"][h] if layer.residual else 0)
-            h_out.append(max(0, min(32767, rs(v, t["sh"][h]))))
-        out.append(h_out)
+            u = [_requant(_dot(t["wu"][i], x) + t["bu"][i], t["mu"][i], t["su"][i]) for i in range(q)]
+        ka = t["ka"][0]
+        memory = [[sat16(rs(_dot(t["aq"][i], m) + t["bq"][i] * u[ch], ka)) for i in range(d)] for ch, m in enumerate(memory)]
+        flat = [v for m in memory for v in m]
+        p = flat if full else [_requant(_dot(t["wm"][h], flat), t["mp"][h], t["sp"][h]) for h in range(hidden)]
+        if layer.gate_is_learned:
+            logits = [_requant(_dot(t["wg"][i], x) + t["bg"][i], t["mg"][i], t["sg"][i]) for i in range(layer.taps)]
+        if layer.routed:
+            choice = logits.index(max(logits))
+            weight = softmax_q15(logits)[choice]
+            total = [a + b for a, b in zip(p, arriving.pop(k, [0] * len(p)), strict=True)]
+            to = k + (choice + 1) * layer.dilation
+            sent = p if layer.gate == "straight_through" else [rs(weight * v, 15) for v in p]
+            arriving[to] = [sat16(a + b) for a, b in zip(arriving.get(to, [0] * len(p)), sent, strict=True)]
+        else:
+            g = softmax_q15(logits) if layer.gate == "softmax" else [min(32767, (32768 + layer.taps // 2) // layer.taps)] * layer.taps
+            past.append((p, [] if layer.gate == "off" else g))
+            total = [rs(v, 15) for v in _gathered(past, layer.dilation)]
+        if full:
+            current = [current30(v, t["mz"][j], t["sz"][j]) for j, v in enumerate(total)]
+            reads, fired = lif(reads, current, t["beta_r"], layer.lif.reset)
+            total = [_dot(row, fired) for row in t["wm"]]
+        mixed = [v * t["mt"][h] + (_dot(t["wx"][h], x) + t["bx"][h]) * t["mx"][h] for h, v in enumerate(total)]
+        if layer.residual:
+            mixed = [v + x[h] * t["mr"][h] for h, v in enumerate(mixed)]
+        if layer.spiking:
+            outputs, fired = lif(outputs, [current30(v, 1, s) for v, s in zip(mixed, t["sh"], strict=True)], t["beta"], layer.lif.reset)
+            out.append(fired)
+        else:
+            out.append([sat16(rs(v, s), 0) for v, s in zip(mixed, t["sh"], strict=True)])
     return out
+
+
+def _gathered(past: list[tuple[list[int], list[int]]], dilation: int) -> list[int]:
+    """``(p << 15) + sum_i g_i[k - i tau] p[k - i tau]`` at the newest step."""
+    p, g = past[-1]
+    total = [v << 15 for v in p]
+    for i in range(1, len(g) + 1):
+        then = len(past) - 1 - i * dilation
+        if then >= 0:
+            total = [v + past[then][1][i - 1] * w for v, w in zip(total, past[then][0], strict=True)]
+    return total
+
+
+def current30(acc: int, m: int, s: int) -> int:
+    return max(-(1 << 30), min(1 << 30, rs(acc * m, s)))
+
+
+def lif(v: list[int], current: list[int], beta: list[int], reset: str) -> tuple[list[int], list[int]]:
+    """Potentials and spikes of one step; potentials count 2^-16 of the threshold."""
+    threshold, after = 1 << 16, []
+    for before, given, b in zip(v, current, beta, strict=True):
+        fired = before > threshold
+        kept = 0 if fired and reset == "zero" else before
+        taken = threshold if fired and reset == "subtract" else 0
+        after.append(max(-(1 << 30), min(1 << 30, rs(b * kept, 15) + given - taken)))
+    return after, [int(u > threshold) for u in after]

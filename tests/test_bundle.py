@@ -12,7 +12,7 @@ import pytest
 from pdmu import bundle as bundle_module
 from pdmu import tables
 from pdmu.bundle import Bundle, int_model, read_bundle, self_test, write_bundle
-from pdmu.config import to_dict
+from pdmu.config import FrontendConfig, LIFConfig, ModelConfig, PDMUConfig, to_dict
 from pdmu.errors import UserError
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.int_model import model_init, model_step
@@ -146,8 +146,8 @@ def test_thresholds_and_reject_labels_must_fit(tmp_path: Path) -> None:
 
 def test_a_model_outside_the_integer_law_is_no_bundle(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "a.pdmu")
-    layer = replace(bundle.model.layers[0], gate="top1")
-    with pytest.raises(UserError, match='its gate is "top1"'):
+    layer = replace(bundle.model.layers[0], gate="sigmoid")
+    with pytest.raises(UserError, match='its gate is "sigmoid"'):
         write_bundle(tmp_path / "b.pdmu", replace(bundle, model=replace(bundle.model, layers=(layer,))))
     assert not (tmp_path / "b.pdmu").exists()
 
@@ -158,3 +158,21 @@ def test_settings_of_training_do_not_change_the_contract(tmp_path: Path) -> None
     layer = replace(model.layers[0], gumbel_temperature=(2.0, 0.5))
     assert replace(model, layers=(layer,)).law() == model.law()
     assert set(model.law()["layers"][0]) == {"hidden", "channels", "order", "theta", "taps", "dilation", "gate", "residual"}
+    spiking = replace(model.layers[0], cell="spiking", residual=False)
+    assert replace(spiking, lif=LIFConfig(beta=0.5, learn_beta=False)).law() == spiking.law()
+    assert set(spiking.law()) - set(model.law()["layers"][0]) == {"cell", "spikes", "lif"}
+
+
+@pytest.mark.parametrize("change", [{"gate": "top1"}, {"cell": "spiking"}, {"cell": "spiking", "spikes": "all"}])
+def test_every_form_has_its_own_contract_and_returns_from_a_file(tmp_path: Path, change: dict[str, str]) -> None:
+    frontend = FrontendConfig()
+    layers = [PDMUConfig(5, 2, 3), PDMUConfig(5, 2, 3, **change)]  # type: ignore[arg-type]
+    if "cell" in change:
+        layers.append(replace(layers[1], lif=LIFConfig(reset="zero")))
+    bundles = [random_bundle(1, frontend, ModelConfig(("a",), (), (layer,))) for layer in layers]
+    assert len({b.contract for b in bundles}) == len(layers)
+    for bundle in bundles:
+        write_bundle(tmp_path / "form.pdmu", bundle)
+        again = read_bundle(tmp_path / "form.pdmu")
+        assert again.contract == bundle.contract
+        self_test(again)

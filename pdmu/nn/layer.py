@@ -71,14 +71,14 @@ class PDMULayer(nn.Module):
         nn.init.zeros_(self.from_input.bias).requires_grad_(False)
         seen = {"x": n_inputs, "xu": n_inputs + config.channels, "xm": n_inputs + size}[config.gate_input]
         gates = config.taps * (config.channels if config.gate_per_channel else 1)
-        self.to_gate = nn.Linear(seen, gates) if config.gate not in ("uniform", "off") else None  # W_g, b_g
+        self.to_gate = nn.Linear(seen, gates) if config.gate_is_learned else None  # W_g, b_g
         self.norm = nn.BatchNorm1d(config.hidden)
         self.temperature, self.gumbel = config.gumbel_temperature[0], Gumbel()
 
     @property
     def routed(self) -> bool:
         """Whether each step is sent to one tap only (EPDMU)."""
-        return self.config.gate in ("top1", "straight_through")
+        return self.config.routed
 
     @property
     def estimates(self) -> bool:

@@ -5,14 +5,32 @@ from __future__ import annotations
 import numpy as np
 
 from pdmu.bundle import Bundle, with_golden
-from pdmu.config import ConvConfig, DetectorConfig, FrontendConfig, ModelConfig, PDMUConfig
+from pdmu.config import ConvConfig, DetectorConfig, FrontendConfig, LIFConfig, ModelConfig, PDMUConfig
 from pdmu.fixedpoint import quantize_multiplier
-from pdmu.int_model import tensor_shapes
 from pdmu.tables import lmu_matrices
+from pdmu.tensors import tensor_shapes
+
+GATES = ("softmax", "uniform", "off", "top1", "straight_through")
+
+CELLS = {
+    "pdmu": {},
+    "spiking": {"cell": "spiking"},
+    "spiking inside": {"cell": "spiking", "spikes": "all"},
+    "spiking inside, reset to zero": {"cell": "spiking", "spikes": "all", "lif": LIFConfig(reset="zero")},
+}
+FORMS = [(gate, cell) for gate in GATES for cell in CELLS]
+
+
+def form_bundle(gate: str, cell: str) -> Bundle:
+    """Return a bundle of three layers: two of one form, of which the second reads what the first gives, and a PDMU layer on top."""
+    kinds = ({"gate": gate, **CELLS[cell]}, {"gate": gate, **CELLS[cell]}, {"residual": True})
+    layers = tuple(PDMUConfig(9, 4, 5, 9.0, 5, 2, **kind) for kind in kinds)  # type: ignore[arg-type]
+    conv = (ConvConfig(3, 3, 3, 2, 2),)
+    return random_bundle(7, FrontendConfig(n_mels=12), ModelConfig(("a", "b"), conv, layers if cell == "spiking" else layers[:2]))
 
 
 def random_config(rng: np.random.Generator) -> tuple[FrontendConfig, ModelConfig]:
-    """Return a random front end and network: depthwise and plain convolutions, strides, every gate, residuals, odd sizes."""
+    """Return a random front end and network: depthwise and plain convolutions, strides, every gate, residuals, spikes, odd sizes."""
     window = int(rng.choice([256, 512]))
     frontend = FrontendConfig(
         window_samples=window,
@@ -33,16 +51,23 @@ def random_config(rng: np.random.Generator) -> tuple[FrontendConfig, ModelConfig
         conv.append(ConvConfig(channels, kernel, int(rng.integers(1, 6)), stride, int(rng.integers(1, 4)), depthwise))
     layers, width = [], ModelConfig(("a",), tuple(conv), (PDMUConfig(1),)).layer_inputs(frontend.n_mels)[0]
     for _ in range(int(rng.integers(1, 4))):
-        residual = bool(rng.random() < 0.4)
-        hidden = width if residual else int(rng.integers(3, 40))
-        gate = rng.choice(["softmax", "uniform", "off"])
-        order, theta = int(rng.integers(1, 9)), float(rng.uniform(2, 40))
-        sizes = {"channels": int(rng.integers(1, 12)), "taps": int(rng.integers(1, 9)), "dilation": int(rng.integers(1, 4))}
-        layers.append(PDMUConfig(hidden, order=order, theta=theta, gate=str(gate), residual=residual, **sizes))  # type: ignore[arg-type]
-        width = hidden
+        layers.append(random_layer(rng, width))
+        width = layers[-1].hidden
     labels = ('w"eird\\?', "naïve*/", "c", "d", "e1")[: int(rng.integers(1, 6))]
     head = "softmax" if rng.random() < 0.5 else "sigmoid"
     return frontend, ModelConfig(labels, tuple(conv), tuple(layers), head)  # type: ignore[arg-type]
+
+
+def random_layer(rng: np.random.Generator, width: int) -> PDMUConfig:
+    """Return a layer of any kind over `width` inputs."""
+    spiking = bool(rng.random() < 0.5)
+    residual = not spiking and bool(rng.random() < 0.4)
+    hidden = width if residual else int(rng.integers(3, 40))
+    sizes = {"channels": int(rng.integers(1, 12)), "order": int(rng.integers(1, 9)), "theta": float(rng.uniform(2, 40))}
+    line = {"taps": int(rng.integers(1, 9)), "dilation": int(rng.integers(1, 4)), "gate": str(rng.choice(GATES))}
+    reset, spikes = str(rng.choice(["subtract", "zero"])), str(rng.choice(["hidden", "all"]))
+    neurons = {"cell": "spiking", "spikes": spikes, "lif": LIFConfig(reset=reset)} if spiking else {}  # type: ignore[arg-type]
+    return PDMUConfig(hidden, residual=residual, **sizes, **line, **neurons)  # type: ignore[arg-type]
 
 
 def random_bundle(seed: int, frontend: FrontendConfig | None = None, model: ModelConfig | None = None) -> Bundle:
@@ -53,12 +78,13 @@ def random_bundle(seed: int, frontend: FrontendConfig | None = None, model: Mode
     tensors: dict[str, np.ndarray] = {}
     for name, (dtype, shape) in tensor_shapes(model, frontend.n_mels).items():
         tensors[name] = _random_tensor(rng, name, dtype, shape)
-    for prefix, weight, mult, shift in _affine_keys(model):
-        fan_in = tensors[prefix + weight][0].size
-        rows = [quantize_multiplier(rng.uniform(0.5, 2) / (40 * fan_in**0.5)) for _ in range(len(tensors[prefix + weight]))]
-        tensors[prefix + mult][:], tensors[prefix + shift][:] = zip(*rows, strict=True)
+    spikes = False  # whether the inputs are
+    for i in range(len(model.conv)):
+        _scale_rows(rng, tensors, f"conv{i}.", ("weight", "bias", "mult", "shift"), spikes)
     for i, layer in enumerate(model.layers):
-        _memory_and_mix(rng, tensors, f"pdmu{i}.", layer)
+        _scale_layer(rng, tensors, f"pdmu{i}.", layer, spikes)
+        spikes = layer.spiking
+    _scale_rows(rng, tensors, "head.", ("weight", "bias", "mult", "shift"), spikes)
     detector = DetectorConfig(tuple(int(v) for v in rng.integers(1, 32768, len(model.labels))))
     return with_golden(Bundle(frontend, model, detector, {"name": f"random */ {seed}", "version": "0"}, tensors, {}, f"{seed:064x}"))
 
@@ -66,26 +92,46 @@ def random_bundle(seed: int, frontend: FrontendConfig | None = None, model: Mode
 def _random_tensor(rng: np.random.Generator, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     if dtype == "int8":
         return rng.integers(-127, 128, shape).astype(np.int8)
-    if name.split(".")[1] in ("bias", "bu", "bg", "bx"):
-        return rng.integers(-200_000, 200_000, shape).astype(np.int32)
+    if name.split(".")[1].startswith("beta"):
+        return rng.integers(16_000, 32_769, shape).astype(np.int32)
     return np.ones(shape, dtype)
 
 
-def _affine_keys(model: ModelConfig) -> list[tuple[str, str, str, str]]:
-    keys = [(f"conv{i}.", "weight", "mult", "shift") for i in range(len(model.conv))] + [("head.", "weight", "mult", "shift")]
-    for i, layer in enumerate(model.layers):
-        keys += [(f"pdmu{i}.", "wu", "mu", "su"), (f"pdmu{i}.", "wm", "mp", "sp")]
-        keys += [(f"pdmu{i}.", "wg", "mg", "sg")] if layer.gate == "softmax" else []
-    return keys
+def _factor(rng: np.random.Generator, fan_in: int, spikes: bool, potential: bool, rows: int) -> np.ndarray:
+    """Real factors that take sums of int8 weights over activations, or spikes, to the middle of an activation's range, or a potential's."""
+    return np.asarray((2**16 if potential else 2**13) / (73 * (0.6 if spikes else 2**12) * fan_in**0.5) * rng.uniform(0.4, 2, rows))
 
 
-def _memory_and_mix(rng: np.random.Generator, tensors: dict[str, np.ndarray], prefix: str, layer: PDMUConfig) -> None:
+def _scale_rows(
+    rng: np.random.Generator, tensors: dict[str, np.ndarray], p: str, keys: tuple[str, ...], spikes: bool, potential: bool = False
+) -> None:
+    weight, bias, mult, shift = keys
+    rows, fan_in = len(tensors[p + weight]), tensors[p + weight][0].size
+    pairs = [quantize_multiplier(v) for v in _factor(rng, fan_in, spikes, potential, rows)]
+    tensors[p + mult][:], tensors[p + shift][:] = zip(*pairs, strict=True)
+    if bias:
+        tensors[p + bias][:] = rng.integers(-200, 200, rows) * (1 if spikes else 1000)
+
+
+def _scale_layer(rng: np.random.Generator, tensors: dict[str, np.ndarray], p: str, layer: PDMUConfig, spikes: bool) -> None:
+    """Fill in a layer's matrices of the memory, and multipliers at which everything moves through its range."""
+    _scale_rows(rng, tensors, p, ("wu", "bu", "mu", "su"), spikes, layer.spikes_inside)
+    if layer.gate_is_learned:
+        _scale_rows(rng, tensors, p, ("wg", "bg", "mg", "sg"), spikes)
+    if not layer.spikes_inside:
+        _scale_rows(rng, tensors, p, ("wm", "", "mp", "sp"), False)
     a_bar, b_bar = lmu_matrices(layer.order, layer.theta)
     ka = int(np.floor(np.log2(32767 / max(np.abs(a_bar).max(), np.abs(b_bar).max()))))
-    tensors[prefix + "aq"], tensors[prefix + "bq"] = (np.round(v * 2.0**ka).astype(np.int16) for v in (a_bar, b_bar))
-    tensors[prefix + "ka"][:] = ka
-    shift = 30
-    tensors[prefix + "sh"][:] = shift
-    tensors[prefix + "mt"][:] = rng.uniform(0.2, 0.9, layer.hidden) * 2**shift
-    tensors[prefix + "mx"][:] = rng.uniform(0.5, 1, layer.hidden) * 2**shift / (40 * tensors[prefix + "wx"].shape[1] ** 0.5)
-    tensors[prefix + "mr"][:] = rng.uniform(0.2, 0.9, layer.hidden) * 2**shift * layer.residual
+    tensors[p + "aq"], tensors[p + "bq"] = (np.round(v * 2.0**ka).astype(np.int16) for v in (a_bar, b_bar))
+    tensors[p + "ka"][:] = ka
+    inputs, reads, hidden, shift = tensors[p + "wx"].shape[1], layer.channels * layer.order, layer.hidden, 18
+    tensors[p + "sh"][:] = shift
+    read = _factor(rng, reads, True, True, hidden) if layer.spikes_inside else rng.uniform(0.2, 0.9, hidden) * (8 if layer.spiking else 1)
+    tensors[p + "mt"][:] = read * 2**shift
+    tensors[p + "mx"][:] = _factor(rng, inputs, spikes, layer.spiking, hidden) * 2**shift
+    tensors[p + "bx"][:] = rng.integers(-200, 200, hidden) * (1 if spikes else 1000)
+    if not layer.spiking:
+        tensors[p + "mr"][:] = rng.uniform(0.2, 0.9, hidden) * 2**shift * layer.residual
+    if layer.spikes_inside:
+        tensors[p + "us"][:] = rng.integers(2000, 20_000)
+        tensors[p + "mz"][:], tensors[p + "sz"][:] = rng.uniform(4, 30, reads) * 2**shift, shift

@@ -253,9 +253,9 @@ def test_the_last_readout_needs_no_other_step(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"gate": "top1"}, 'its gate is "top1"'),
-        ({"cell": "spiking"}, "its cell is spiking.*--family pdmu"),
-        ({"cell": "lstm"}, "its cell is lstm"),
+        ({"gate": "sigmoid"}, 'its gate is "sigmoid"'),
+        ({"cell": "spiking", "write": "relu"}, "write = 'relu'"),
+        ({"cell": "lstm"}, "its cell is lstm.*--family pdmu"),
         ({"gate_input": "xm", "first_tap": 0}, "gate_input = 'xm', first_tap = 0"),
     ],
 )

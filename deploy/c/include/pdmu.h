@@ -35,7 +35,13 @@ extern "C" {
 #define PDMU_ERROR_ARGUMENT (-2) /* a null pointer or a negative count; nothing was consumed */
 
 enum pdmu_compression { PDMU_LOG = 0, PDMU_PCEN = 1 };
-enum pdmu_gate { PDMU_GATE_OFF = 0, PDMU_GATE_UNIFORM = 1, PDMU_GATE_SOFTMAX = 2 };
+enum pdmu_gate {
+    PDMU_GATE_OFF = 0,
+    PDMU_GATE_UNIFORM = 1,
+    PDMU_GATE_SOFTMAX = 2,
+    PDMU_GATE_TOP1 = 3,            /* EPDMU: the largest alone, and its weight */
+    PDMU_GATE_STRAIGHT_THROUGH = 4 /* EPDMU: the largest alone, weight one */
+};
 enum pdmu_head { PDMU_SOFTMAX = 0, PDMU_SIGMOID = 1 };
 
 /* One bin of the spectrum, 7 fractional bits, which its power replaces in place. int32 holds every value up to a window of 1024. */
@@ -81,21 +87,39 @@ typedef struct {
     size_t state_rows;  /* offset of int16 [kernel_time][in_bins * in_channels] */
 } pdmu_conv;
 
+/* A row of leaky integrate-and-fire neurons. Potentials count 2^-16 of their neuron's own threshold. */
+typedef struct {
+    const uint16_t *beta_q15; /* [n] decay a step; one is 32768 */
+    size_t state_v;           /* offset of int32 [n] */
+} pdmu_neurons;
+
+/* What makes a layer a spiking one: its outputs are zeros and ones. */
+typedef struct {
+    int32_t reset_zero;        /* a spike resets to zero; else it takes the threshold away */
+    int32_t inside;            /* writes and reads of the memory are spikes too, and the delay line holds the memory */
+    int32_t write_counts;      /* counts of m that a written spike is worth; this and all below: inside only, but outputs */
+    pdmu_neurons outputs, writes, reads;
+    const int32_t *read_mult;  /* [q * d] from counts of m to potentials */
+    const uint8_t *read_shift; /* [q * d] */
+} pdmu_spiking;
+
 typedef struct {
     int32_t inputs, hidden, channels, order, taps, dilation; /* N_x, H, q, d, n, tau */
+    int32_t events;        /* the inputs are spikes, and the weights of u, g and x lie transposed, [cols][rows]: spiking layers only */
+    const pdmu_spiking *spiking; /* null of an analogue layer */
     int32_t gate;          /* enum pdmu_gate */
     int32_t uniform_q15;   /* the constant gate */
     pdmu_dense u;          /* [q][N_x] */
     const int16_t *a;      /* [d][d] */
     const int16_t *b;      /* [d] */
     int32_t ka;            /* fractional bits of a and b */
-    pdmu_dense p;          /* [H][q * d] */
-    pdmu_dense g;          /* [n][N_x]; softmax gate only */
+    pdmu_dense p;          /* [H][q * d]; transposed, and only weights, where the reads are spikes */
+    pdmu_dense g;          /* [n][N_x]; learned gates only */
     pdmu_dense x;          /* [H][N_x]; mult is mx, shift is that of the sum */
     const int32_t *mult_t; /* [H] */
     const int32_t *mult_r; /* [H]; null without a residual */
     size_t state_m;        /* offset of int16 [q][d] */
-    size_t state_p;        /* offset of int16 [taps * dilation][H], a ring */
+    size_t state_p;        /* offset of int16 [taps * dilation][H, or q * d], a ring: values past, or with EPDMU still to arrive */
     size_t state_g;        /* offset of int16 [taps * dilation][taps], the same ring; softmax gate only */
 } pdmu_layer;
 
@@ -106,6 +130,7 @@ typedef struct {
     const pdmu_conv *conv;
     const pdmu_layer *layers;
     pdmu_dense head;
+    int32_t head_events;           /* its inputs are spikes, and its weights lie transposed */
     int32_t head_kind;             /* enum pdmu_head */
     const int16_t *exp_q15;        /* [193] e^-z for z = 0, 1/16 ... 12 */
     const int16_t *sigmoid_q15;    /* [513], for -16, -16 + 1/16 ... 16 */
@@ -118,8 +143,9 @@ typedef struct {
     size_t scratch_spectrum;       /* offset of pdmu_bin [M]; the model's vectors below share its memory */
     size_t scratch_features;       /* offset of int16 [n_mels] */
     size_t scratch_vector[2];      /* offsets of int16 [widest activation], used in turns */
-    size_t scratch_patch;          /* offset of int16 [widest of: a convolution's patch, q + d, H + n] */
-    size_t scratch_acc;            /* offset of int64 [widest H] and, in the same place, int32 [widest depthwise convolution] */
+    size_t scratch_patch;          /* offset of int16 [widest of: a convolution's patch, q + d, H + n, spiking q * d] */
+    size_t scratch_acc;            /* offset of int64 [widest H or spiking q * d]; in the same place, int32 [widest depthwise convolution] */
+    size_t scratch_sums;           /* offset of int32 [most rows of a map over spikes] */
 } pdmu_model;
 
 /* Each stage's integers, for conformance tests: values is `bytes` long and lives until the call returns. */
@@ -133,7 +159,11 @@ enum pdmu_stage {
     PDMU_STAGE_G = 6,        /* int16 [n] */
     PDMU_STAGE_H = 7,        /* int16 [H] */
     PDMU_STAGE_LOGITS = 8,   /* int16 [n_labels], Q11 */
-    PDMU_STAGE_SCORES = 9    /* int16 [n_labels], Q15 */
+    PDMU_STAGE_SCORES = 9,   /* int16 [n_labels], Q15 */
+    PDMU_STAGE_V = 10,       /* int32 [H], potentials of the outputs; spiking layers only */
+    PDMU_STAGE_V_U = 11,     /* int32 [q], of the writes */
+    PDMU_STAGE_V_R = 12,     /* int32 [q * d], of the reads */
+    PDMU_STAGE_R = 13        /* int16 [q * d], the reads' spikes */
 };
 typedef void (*pdmu_emit)(void *context, int32_t stage, int32_t index, const void *values, int32_t bytes);
 typedef struct {

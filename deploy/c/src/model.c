@@ -7,6 +7,8 @@
 
 static size_t bytes16(int32_t n) { return (size_t)n * sizeof(int16_t); }
 
+static size_t bytes32(int32_t n) { return (size_t)n * sizeof(int32_t); }
+
 static void dense(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
     const int8_t *w = map->weight;
     for (int32_t r = 0; r < map->rows; r++, w += map->cols) {
@@ -14,6 +16,17 @@ static void dense(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t 
         y[r] = pdmu_requant(acc, map->mult[r], map->shift[r], low);
     }
 }
+
+/* A linear map over activations, or over spikes. */
+static void affine(const pdmu_dense *map, int32_t events, const int16_t *x, int32_t *sums, int16_t *y) {
+    if (events) {
+        pdmu_event_dense(map, x, sums, y);
+    } else {
+        dense(map, x, PDMU_I16_MIN, y);
+    }
+}
+
+static int32_t is_routed(const pdmu_layer *l) { return l->gate == PDMU_GATE_TOP1 || l->gate == PDMU_GATE_STRAIGHT_THROUGH; }
 
 /* Q11 logits to Q15 in place: e_i is kept where the logit was. */
 static void softmax_q15(const int16_t *exp_q15, int16_t *v, int32_t n) {
@@ -94,12 +107,11 @@ static void memory_step(const pdmu_layer *l, int16_t *m, const int16_t *u, int16
 }
 
 /* acc = (p << 15) + sum_i g_i[k - i tau] p[k - i tau], then p and g take the place of the oldest in the ring. */
-static void delayed_sum(const pdmu_layer *l, void *state, int32_t *position, const int16_t *p, const int16_t *g, int64_t *acc) {
-    const int32_t h = l->hidden, n = l->taps, length = n * l->dilation;
-    for (int32_t i = 0; i < h; i++) acc[i] = (int64_t)p[i] * 32768;
-    if (l->gate == PDMU_GATE_OFF) return;
+static void delayed_sum(const pdmu_layer *l, void *state, int32_t *position, const int16_t *p, int32_t h, const int16_t *g, int64_t *acc) {
+    const int32_t n = l->taps, length = n * l->dilation;
     int16_t *ring_p = pdmu_at(state, l->state_p);
     int16_t *ring_g = l->gate == PDMU_GATE_SOFTMAX ? pdmu_at(state, l->state_g) : NULL;
+    for (int32_t i = 0; i < h; i++) acc[i] = (int64_t)p[i] * 32768;
     for (int32_t i = 1; i <= n; i++) {
         const int32_t back = *position - i * l->dilation, slot = back < 0 ? back + length : back;
         pdmu_axpy_s16(acc, ring_g ? ring_g[slot * n + i - 1] : l->uniform_q15, ring_p + slot * h, h);
@@ -109,12 +121,45 @@ static void delayed_sum(const pdmu_layer *l, void *state, int32_t *position, con
     *position = *position + 1 == length ? 0 : *position + 1;
 }
 
-static void gates(const pdmu_model *model, const pdmu_layer *l, const int16_t *x, int16_t *g) {
-    if (l->gate == PDMU_GATE_SOFTMAX) {
-        dense(&l->g, x, PDMU_I16_MIN, g);
-        softmax_q15(model->exp_q15, g, l->taps);
+/* acc = (p + what arrives now) << 15, then g p is sent ahead by the one tap whose gate is not zero: one write a step. */
+static void routed_sum(const pdmu_layer *l, void *state, int32_t *position, const int16_t *p, int32_t h, const int16_t *g, int64_t *acc) {
+    const int32_t length = l->taps * l->dilation;
+    int16_t *ring = pdmu_at(state, l->state_p), *now = ring + *position * h;
+    for (int32_t i = 0; i < h; i++) acc[i] = ((int64_t)p[i] + now[i]) * 32768;
+    memset(now, 0, bytes16(h));
+    int32_t tap = 0;
+    while (!g[tap]) tap++;
+    const int32_t ahead = *position + (tap + 1) * l->dilation;
+    int16_t *slot = ring + (ahead >= length ? ahead - length : ahead) * h;
+    const int32_t weight = l->gate == PDMU_GATE_TOP1 ? g[tap] : 32768;
+    for (int32_t i = 0; i < h; i++) slot[i] = pdmu_clamp16(slot[i] + ((p[i] * weight + 16384) >> 15), PDMU_I16_MIN);
+    *position = *position + 1 == length ? 0 : *position + 1;
+}
+
+/* The sums over the delay line of values `p` [width], Q15. */
+static void deliver(const pdmu_layer *l, void *state, int32_t *position, const int16_t *p, int32_t width, const int16_t *g, int64_t *acc) {
+    if (l->gate == PDMU_GATE_OFF) {
+        for (int32_t i = 0; i < width; i++) acc[i] = (int64_t)p[i] * 32768;
+    } else if (is_routed(l)) {
+        routed_sum(l, state, position, p, width, g, acc);
     } else {
+        delayed_sum(l, state, position, p, width, g, acc);
+    }
+}
+
+static void gates(const pdmu_model *model, const pdmu_layer *l, const int16_t *x, int32_t *sums, int16_t *g) {
+    if (l->gate == PDMU_GATE_UNIFORM) {
         for (int32_t i = 0; i < l->taps; i++) g[i] = (int16_t)l->uniform_q15;
+        return;
+    }
+    affine(&l->g, l->events, x, sums, g);
+    int32_t top = 0;
+    for (int32_t i = 1; i < l->taps; i++) top = g[i] > g[top] ? i : top; /* the first of equals */
+    if (l->gate != PDMU_GATE_STRAIGHT_THROUGH) softmax_q15(model->exp_q15, g, l->taps);
+    if (is_routed(l)) {
+        const int16_t weight = l->gate == PDMU_GATE_TOP1 ? g[top] : 1;
+        memset(g, 0, bytes16(l->taps));
+        g[top] = weight;
     }
 }
 
@@ -129,27 +174,54 @@ static void mix(const pdmu_layer *l, const int64_t *acc, const int16_t *x, int16
     }
 }
 
+/* Outputs by way of neurons; `values` is spent. */
+static void spiking_outputs(const pdmu_layer *l, int32_t index, void *state, int64_t *acc, int16_t *values, const int16_t *x, int32_t *sums,
+                            int16_t *h, const pdmu_trace *trace) {
+    const pdmu_spiking *s = l->spiking;
+    const int32_t reads = l->channels * l->order;
+    if (s->inside) {
+        pdmu_spiking_reads(l, state, acc, values);
+        pdmu_emit_stage(trace, PDMU_STAGE_V_R, index, pdmu_at(state, s->reads.state_v), bytes32(reads));
+        pdmu_emit_stage(trace, PDMU_STAGE_R, index, values, bytes16(reads));
+    }
+    pdmu_spiking_outputs(l, state, acc, values, x, sums, h);
+    pdmu_emit_stage(trace, PDMU_STAGE_V, index, pdmu_at(state, s->outputs.state_v), bytes32(l->hidden));
+}
+
 static void layer_step(const pdmu_model *model, int32_t index, void *state, int32_t *position, void *scratch, const int16_t *x,
                        int16_t *h, const pdmu_trace *trace) {
     const pdmu_layer *l = &model->layers[index];
+    const int32_t inside = l->spiking && l->spiking->inside;
     int16_t *m = pdmu_at(state, l->state_m), *vector = pdmu_at(scratch, model->scratch_patch);
     int64_t *acc = pdmu_at(scratch, model->scratch_acc);
+    int32_t *sums = pdmu_at(scratch, model->scratch_sums);
 
     int16_t *u = vector;
-    dense(&l->u, x, PDMU_I16_MIN, u);
+    if (inside) {
+        pdmu_spiking_writes(l, state, x, sums, u);
+        pdmu_emit_stage(trace, PDMU_STAGE_V_U, index, pdmu_at(state, l->spiking->writes.state_v), bytes32(l->channels));
+    } else {
+        affine(&l->u, l->events, x, sums, u);
+    }
     pdmu_emit_stage(trace, PDMU_STAGE_U, index, u, bytes16(l->channels));
     memory_step(l, m, u, u + l->channels);
     pdmu_emit_stage(trace, PDMU_STAGE_M, index, m, bytes16(l->channels * l->order));
 
     int16_t *p = vector, *g = vector + l->hidden; /* u is spent */
-    dense(&l->p, m, PDMU_I16_MIN, p);
-    pdmu_emit_stage(trace, PDMU_STAGE_P, index, p, bytes16(l->hidden));
+    if (!inside) {
+        dense(&l->p, m, PDMU_I16_MIN, p);
+        pdmu_emit_stage(trace, PDMU_STAGE_P, index, p, bytes16(l->hidden));
+    }
     if (l->gate != PDMU_GATE_OFF) {
-        gates(model, l, x, g);
+        gates(model, l, x, sums, g);
         pdmu_emit_stage(trace, PDMU_STAGE_G, index, g, bytes16(l->taps));
     }
-    delayed_sum(l, state, position, p, g, acc);
-    mix(l, acc, x, h);
+    deliver(l, state, position, inside ? m : p, inside ? l->channels * l->order : l->hidden, g, acc);
+    if (l->spiking) {
+        spiking_outputs(l, index, state, acc, vector, x, sums, h, trace);
+    } else {
+        mix(l, acc, x, h);
+    }
     pdmu_emit_stage(trace, PDMU_STAGE_H, index, h, bytes16(l->hidden));
 }
 
@@ -174,7 +246,7 @@ int32_t pdmu_model_frame(const pdmu_model *model, void *state, void *scratch, co
         layer_step(model, i, state, &position[i], scratch, x, h, trace);
         x = h;
     }
-    dense(&model->head, x, PDMU_I16_MIN, scores);
+    affine(&model->head, model->head_events, x, pdmu_at(scratch, model->scratch_sums), scores);
     pdmu_emit_stage(trace, PDMU_STAGE_LOGITS, 0, scores, bytes16(model->n_labels));
     if (model->head_kind == PDMU_SOFTMAX) {
         softmax_q15(model->exp_q15, scores, model->n_labels);

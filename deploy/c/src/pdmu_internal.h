@@ -28,4 +28,13 @@ void pdmu_model_init(const pdmu_model *model, void *state);
 int32_t pdmu_model_frame(const pdmu_model *model, void *state, void *scratch, const int16_t *features, int16_t *scores,
                          const pdmu_trace *trace);
 
+/* Over spikes a row of weights is added for each input that spiked, and nothing is done for the others. */
+void pdmu_event_sums(const pdmu_dense *map, const int16_t *x, int32_t *sums);
+void pdmu_event_dense(const pdmu_dense *map, const int16_t *x, int32_t *sums, int16_t *y);
+
+/* Neurons of a spiking layer: of the writes u from x, of the reads r from the line's sums, of the outputs h. `total` holds Q15 sums. */
+void pdmu_spiking_writes(const pdmu_layer *l, void *state, const int16_t *x, int32_t *sums, int16_t *u);
+void pdmu_spiking_reads(const pdmu_layer *l, void *state, const int64_t *total, int16_t *r);
+void pdmu_spiking_outputs(const pdmu_layer *l, void *state, int64_t *total, const int16_t *r, const int16_t *x, int32_t *sums, int16_t *h);
+
 #endif
