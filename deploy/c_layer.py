@@ -1,4 +1,4 @@
-"""The generated C of a network's recurrent layers, and the scratch that they need."""
+"""The generated C of a network's recurrent layers: their descriptors, and the sizes of scratch."""
 
 from __future__ import annotations
 

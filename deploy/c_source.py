@@ -26,7 +26,7 @@ def _title(bundle: Bundle) -> str:
 def model_header(bundle: Bundle) -> str:
     """Return ``model_data.h``: sizes, and the structs of state and scratch."""
     sizes = scratch_sizes(bundle)
-    state = "\n".join(f"    {m.dtype}_t {m.name}[{m.count}];" for m in state_members(bundle))
+    state = "\n".join(f"    {m.dtype}_t {m.name}[{m.size}];" for m in state_members(bundle))
     sums = f"\n            int32_t sums[{sizes['sums']}];" if sizes["sums"] else ""
     return f"""{_title(bundle)}#ifndef PDMU_MODEL_DATA_H
 #define PDMU_MODEL_DATA_H
@@ -37,6 +37,9 @@ def model_header(bundle: Bundle) -> str:
 #define PDMU_SAMPLE_RATE_HZ {bundle.frontend.sample_rate_hz}
 #define PDMU_SAMPLES_PER_STEP {bundle.samples_per_step}
 #define PDMU_GOLDEN_STEPS {len(bundle.golden["scores"])}
+#define PDMU_MODEL_NAME {c_string(str(bundle.info.get("name", "model")))}
+#define PDMU_MODEL_VERSION {c_string(str(bundle.info.get("version", "0")))}
+#define PDMU_CONTRACT {c_string(bundle.contract)}
 
 typedef struct {{
 {state}

@@ -28,6 +28,12 @@ class Machine:
         Where memory begins, and how much of it a program may use.
     qemu : tuple of str
         The emulator and its machine.
+    drivers : tuple of str
+        UART and clock of the firmware, in an exported folder.
+    clock_hz : int
+        Of the clock's ticks.
+    defines : tuple of str
+        Options that tell the drivers where things are.
     """
 
     core: str
@@ -37,6 +43,9 @@ class Machine:
     ram: int
     ram_bytes: int
     qemu: tuple[str, ...]
+    drivers: tuple[str, ...]
+    clock_hz: int
+    defines: tuple[str, ...] = ()
 
     @property
     def start(self) -> str:
@@ -55,18 +64,28 @@ class Machine:
         return (*self.qemu, *bios, "-display", "none", "-monitor", "none", *host, "-kernel", str(image), *(options or ("-serial", "none")))
 
 
-def _arm(core: str, cpu: Sequence[str], machine: str, flash_bytes: int, ram_bytes: int) -> Machine:
-    return Machine(core, (*ARM, *cpu, "--specs=nano.specs"), 0, flash_bytes, 0x20000000, ram_bytes, ("qemu-system-arm", "-M", machine))
+def _arm(core: str, cpu: Sequence[str], machine: str, flash_bytes: int, ram_bytes: int, clock_hz: int = 25_000_000,
+         uart: str = "cmsdk", defines: Sequence[str] = ()) -> Machine:  # fmt: skip
+    drivers = (f"firmware/uart_{uart}.c", "firmware/clock_systick.c")
+    options = (f"-DPDMU_CLOCK_HZ={clock_hz}u", *defines)
+    compiler = (*ARM, *cpu, "--specs=nano.specs")
+    return Machine(core, compiler, 0, flash_bytes, 0x20000000, ram_bytes, ("qemu-system-arm", "-M", machine), drivers, clock_hz, options)
 
 
+M4F = ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
+M7 = ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard")
+M55 = ("-mcpu=cortex-m55", "-mfloat-abi=hard")
+UART_AN547 = ("-DPDMU_UART_BASE=0x49303000u", "-DPDMU_UART_IRQ=33u")
+VIRT = ("qemu-system-riscv32", "-M", "virt")
 MACHINES = {
-    "microbit": _arm("Cortex-M0", ("-mcpu=cortex-m0",), "microbit", 256 << 10, 16 << 10),
+    "microbit": _arm("Cortex-M0", ("-mcpu=cortex-m0",), "microbit", 256 << 10, 16 << 10, 16_000_000, "nrf51"),
     "mps2-an385": _arm("Cortex-M3", ("-mcpu=cortex-m3",), "mps2-an385", 4 << 20, 4 << 20),
-    "mps2-an386": _arm("Cortex-M4F", ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "mps2-an386", 4 << 20, 4 << 20),
-    "mps2-an500": _arm("Cortex-M7", ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"), "mps2-an500", 4 << 20, 4 << 20),
-    "mps3-an547": _arm("Cortex-M55", ("-mcpu=cortex-m55", "-mfloat-abi=hard"), "mps3-an547", 512 << 10, 512 << 10),
-    "riscv32": Machine("RV32IMC", RISCV, 0x80000000, 4 << 20, 0x80400000, 4 << 20, ("qemu-system-riscv32", "-M", "virt")),
-}
+    "mps2-an386": _arm("Cortex-M4F", M4F, "mps2-an386", 4 << 20, 4 << 20),
+    "mps2-an500": _arm("Cortex-M7", M7, "mps2-an500", 4 << 20, 4 << 20),
+    "mps3-an547": _arm("Cortex-M55", M55, "mps3-an547", 512 << 10, 512 << 10, 32_000_000, defines=UART_AN547),
+    "riscv32": Machine("RV32IMC", RISCV, 0x80000000, 4 << 20, 0x80400000, 4 << 20, VIRT,
+                       ("firmware/uart_16550.c", "firmware/clock_clint.c"), 10_000_000),
+}  # fmt: skip
 
 
 def build(machine: Machine, folder: Path, sources: Sequence[str], out: Path, flags: Sequence[str] = ("-O2",)) -> Path:

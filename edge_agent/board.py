@@ -6,9 +6,9 @@ import secrets
 import struct
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from edge_agent.board_messages import REBOOT_MAGIC, BenchTicks, Hello, Kept, PcmSource, malformed
+from edge_agent.board_messages import REBOOT_MAGIC, BenchTicks, Hello, Kept, Label, PcmSource, malformed
 from edge_agent.link import ERROR, REPLY, Deframer, Frame, Garbage, Received, Request, encode_frame
 from edge_agent.serial_port import BAUD_RATES, Address, LineLost, SerialPort, resolve
 from pdmu.errors import UserError
@@ -50,13 +50,6 @@ class Refusal(UserError):
 
 class NoAnswer(LineLost):
     """The board does not answer."""
-
-
-class Label(NamedTuple):
-    """One of the board's labels."""
-
-    name: str
-    threshold_sum: int
 
 
 class Board:
@@ -131,10 +124,10 @@ class Board:
         """Ask for every label with its threshold."""
         out = []
         for i in range(hello.n_labels):
-            got = self.request(Request.LABEL, bytes([i]))
-            if len(got) < 6 or got[0] != i or got[-1] != 0:
+            label = Label.unpack(self.request(Request.LABEL, bytes([i])))
+            if label.number != i:
                 raise malformed("answer to LABEL")
-            out.append(Label(got[5:-1].decode(errors="replace"), struct.unpack_from("<i", got, 1)[0]))
+            out.append(label)
         return out
 
     def reset(self, source: PcmSource) -> None:
@@ -180,12 +173,18 @@ class Board:
         self.send(Request.REBOOT, struct.pack("<I", REBOOT_MAGIC))
 
 
+def refusal(reply: Frame) -> Refusal:
+    """Return the error of an error reply."""
+    asked, code = (*reply.payload[:2], 0, 0)[:2]
+    name = Request(asked).name if asked in list(Request) else f"request {asked:02x}"
+    text = reply.payload[2:].rstrip(b"\0").decode(errors="replace")
+    return Refusal(f"the board refuses {name}: {text or f'code {code}'}", code)
+
+
 def answer_of(reply: Frame, request: Request) -> bytes:
     """Return a reply's payload; raises `Refusal` for an error reply, `ProtocolError` for one to something else."""
     if reply.type == ERROR:
-        text = reply.payload[2:].rstrip(b"\0").decode(errors="replace")
-        code = reply.payload[1] if len(reply.payload) > 1 else 0
-        raise Refusal(f"the board refuses {request.name}: {text or f'code {code}'}", code)
+        raise refusal(reply)
     if reply.type != request | REPLY:
         raise malformed(f"answer to {request.name}")
     return reply.payload

@@ -102,6 +102,22 @@ class Hello(NamedTuple):
         return Feature(self.flags & 15)
 
 
+class Label(NamedTuple):
+    """LABEL's reply."""
+
+    number: int
+    threshold_sum: int  # threshold times smooth_steps, Q15
+    name: str
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Label:
+        """Read the reply; `ProtocolError` for what is none."""
+        if payload[5:].count(0) != 1 or payload[-1]:
+            raise malformed("answer to LABEL")
+        number, threshold_sum = _unpack("<Bi", payload[:5], "answer to LABEL")
+        return cls(number, threshold_sum, payload[5:-1].decode(errors="replace"))
+
+
 class BoardEvent(NamedTuple):
     """An EVENT: a detection with its number, or a rejection, whose number is 0."""
 
@@ -206,7 +222,7 @@ class BenchTicks(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """RESEND's reply: the events kept, which come again after it, and how many had to be dropped."""
+    """RESEND's reply: the events kept (none where `first` is beyond `last`), which come again after it, and how many had to be dropped."""
 
     first: int
     last: int

@@ -306,6 +306,11 @@ class ModelConfig:
             s *= c.stride_time
         return s
 
+    @property
+    def decides(self) -> bool:
+        """Whether a layer makes hard decisions: spikes, or routes of an EPDMU."""
+        return any(layer.spiking or layer.routed for layer in self.layers)
+
     def conv_shapes(self, n_mels: int) -> list[tuple[int, int]]:
         """Return (bins, channels) before each convolution and after the last."""
         shapes = [(n_mels, 1)]

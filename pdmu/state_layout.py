@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from pdmu.bundle import Bundle, int_model
 from pdmu.frontend import FrontendState, frontend_init, frontend_step
-from pdmu.int_layer import DelayLine
 from pdmu.int_model import I16, IntModel, ModelState, conv_step, model_init, model_trace
 
 # By number of pdmu_stage; {} is the convolution's or layer's.
@@ -30,12 +29,18 @@ def stage_name(stage: int, index: int) -> str:
     return STAGES[stage].format(index)
 
 
+def stage_values(stage: int, raw: bytes) -> NDArray[np.integer]:
+    """Return a stage's little-endian bytes as the integers they are, flat: int64 smoother, int32 potentials, int16 everything else."""
+    part = STAGES[stage].removeprefix("pdmu{}.")
+    return np.frombuffer(raw, "<i8" if part == "smoother" else "<i4" if part in ("v", "v_u", "v_r") else "<i2")
+
+
 class Member(NamedTuple):
     """An array of the state struct."""
 
     name: str
     dtype: str  # int64, int32 or int16
-    count: int
+    size: int
 
 
 def state_members(bundle: Bundle) -> list[Member]:
@@ -44,26 +49,27 @@ def state_members(bundle: Bundle) -> list[Member]:
     members = [
         Member("smoother", "int64", fe.n_mels),
         Member("counters", "int32", 2 + len(model.conv) + len(model.layers)),
+        Member("history", "int16", fe.window_samples),
     ]
-    for i, layer in enumerate(model.layers):
-        sizes = {"v": layer.hidden} if layer.spiking else {}
-        sizes |= {"v_u": layer.channels, "v_r": layer.channels * layer.order} if layer.spikes_inside else {}
-        members += [Member(f"pdmu{i}_{name}", "int32", size) for name, size in sizes.items()]
-    members.append(Member("history", "int16", fe.window_samples))
     for i, (conv, (bins, channels)) in enumerate(zip(model.conv, model.conv_shapes(fe.n_mels), strict=False)):
         members.append(Member(f"conv{i}", "int16", conv.kernel_time * bins * channels))
     for i, layer in enumerate(model.layers):
-        members.append(Member(f"pdmu{i}_m", "int16", layer.channels * layer.order))
+        size = layer.channels * layer.order
+        members.append(Member(f"pdmu{i}_m", "int16", size))
         if layer.gate != "off":
             members.append(Member(f"pdmu{i}_p", "int16", layer.delay_steps * layer.line_width))
         if layer.gate == "softmax":
             members.append(Member(f"pdmu{i}_g", "int16", layer.delay_steps * layer.taps))
-    return members
+        if layer.spiking:
+            members.append(Member(f"pdmu{i}_v", "int32", layer.hidden))
+        if layer.spikes_inside:
+            members += [Member(f"pdmu{i}_v_u", "int32", layer.channels), Member(f"pdmu{i}_v_r", "int32", size)]
+    return sorted(members, key=lambda m: -np.dtype(m.dtype).itemsize)  # no padding between them
 
 
 def state_bytes(bundle: Bundle) -> int:
     """Return the size of the state struct."""
-    size = sum(m.count * np.dtype(m.dtype).itemsize for m in state_members(bundle))
+    size = sum(m.size * np.dtype(m.dtype).itemsize for m in state_members(bundle))
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -80,8 +86,8 @@ def split_state(bundle: Bundle, raw: bytes) -> dict[str, NDArray[np.integer]]:
     out, at = {}, 0
     for m in state_members(bundle):
         dtype = np.dtype(m.dtype).newbyteorder("<")
-        out[m.name] = np.frombuffer(raw, dtype, m.count, at)
-        at += m.count * dtype.itemsize
+        out[m.name] = np.frombuffer(raw, dtype, m.size, at)
+        at += m.size * dtype.itemsize
     return out
 
 
@@ -141,11 +147,12 @@ def _final_state(bundle: Bundle, front: FrontendState, state: ModelState, held: 
     out: dict[str, NDArray[np.integer]] = {"smoother": front.smoother, "counters": np.array(counters, np.int32), "history": front.history}
     out |= {f"conv{i}": rows.reshape(-1) for i, rows in enumerate(held)}
     for i, (layer, after, position) in enumerate(zip(layers, state.layers, positions, strict=True)):
+        arrays = after.arrays()
         out[f"pdmu{i}_m"] = after.memory.reshape(-1)
-        if layer.gate != "off":  # a ring: the oldest, or what arrives next, stands where the next will
-            out[f"pdmu{i}_p"] = np.roll(after.line[0], position, axis=0).reshape(-1)
-        if isinstance(after.line, DelayLine) and layer.gate == "softmax":
-            out[f"pdmu{i}_g"] = np.roll(after.line.gates, position, axis=0).reshape(-1)
-        if after.neurons is not None:
-            out |= {f"pdmu{i}_{name}": v for name, v in after.neurons._asdict().items() if v.size}
+        if layer.gate != "off":  # a ring: the oldest, or what arrives next, stands where the next step will
+            ring = arrays["arriving" if layer.routed else "delayed"]
+            out[f"pdmu{i}_p"] = np.roll(ring, position, axis=0).reshape(-1)
+        if layer.gate == "softmax":
+            out[f"pdmu{i}_g"] = np.roll(arrays["gates"], position, axis=0).reshape(-1)
+        out |= {f"pdmu{i}_{name}": arrays[name] for name in ("v", "v_u", "v_r") if name in arrays}
     return {m.name: out[m.name] for m in state_members(bundle)}

@@ -13,6 +13,7 @@ from pdmu.bundle import Bundle, law_stages, read_bundle
 from pdmu.errors import UserError
 from pdmu.golden import golden_pcm
 from tests.conftest import REPO
+from tests.deploy.random_bundle import form_bundle
 
 
 def shipped(name: str) -> Bundle:
@@ -29,6 +30,18 @@ def test_every_stage_and_event_equals_the_law(target: str, tmp_path: Path) -> No
     answer = build_target(bundle, target, tmp_path).answer(pcm)
     assert first_difference(answer.stages, law) is None
     assert answer.events == law_events(bundle, law["scores"])
+    assert set(answer.stages) == set(law)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_spiking_layers_equal_the_law_on_every_target(target: str, tmp_path: Path) -> None:
+    if missing(*tools_of(target)):
+        pytest.skip(f"{' and '.join(missing(*tools_of(target)))} not installed: {target} is NOT TESTED HERE")
+    bundle = form_bundle("top1", "spiking inside")
+    pcm = golden_pcm()[: 20 * bundle.samples_per_step]
+    answer = build_target(bundle, target, tmp_path).answer(pcm)
+    law = law_stages(bundle, pcm)
+    assert first_difference(answer.stages, law) is None
     assert set(answer.stages) == set(law)
 
 
