@@ -82,16 +82,13 @@ static void sigmoid_q15(const int16_t *table_q15, int16_t *v, int32_t n) {
 static PDMU_NOINLINE void gather_patch(const pdmu_conv *c, const int16_t *rows, int32_t b, int16_t *patch) {
     const int32_t begin = b * c->stride_mel - (c->kernel_mel - 1) / 2, end = begin + c->kernel_mel;
     const int32_t from = begin < 0 ? 0 : begin, to = end > c->in_bins ? c->in_bins : end;
-    for (int32_t k = 0; k < c->kernel_time; k++) {
-        memset(patch, 0, bytes16((from - begin) * c->in_channels));
-        patch += (from - begin) * c->in_channels;
-        memcpy(patch, rows + from * c->in_channels, bytes16((to - from) * c->in_channels));
-        patch += (to - from) * c->in_channels;
-        memset(patch, 0, bytes16((end - to) * c->in_channels));
-        patch += (end - to) * c->in_channels;
-        rows += c->in_bins * c->in_channels;
+    const int32_t before = (from - begin) * c->in_channels, width = c->kernel_mel * c->in_channels;
+    if (to - from < c->kernel_mel) memset(patch, 0, bytes16(c->kernel_time * width));
+    rows += from * c->in_channels;
+    for (int32_t k = 0; k < c->kernel_time; k++, patch += width, rows += c->in_bins * c->in_channels) {
+        pdmu_copy(patch + before, rows, (to - from) * c->in_channels);
     }
-    memset(patch, 0, bytes16(c->map.cols - c->kernel_time * c->kernel_mel * c->in_channels));
+    for (int32_t i = c->kernel_time * width; i < c->map.cols; i++) *patch++ = 0;
 }
 
 static PDMU_NOINLINE void depthwise_bin(const pdmu_conv *c, const int16_t *rows, int32_t b, int16_t *y) {
@@ -119,7 +116,7 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
                           int16_t *y) {
     int16_t *rows = pdmu_at(state, c->state_rows);
     const int32_t width = c->in_bins * c->in_channels;
-    memcpy(rows + *held * width, x, bytes16(width));
+    pdmu_copy(rows + *held * width, x, width);
     if (++*held < c->kernel_time) return 0;
     int16_t *patch = pdmu_at(scratch, model->scratch_patch);
     const int32_t pointwise = c->kernel_time == 1 && c->kernel_mel == 1 && c->map.cols == c->in_channels; /* a bin is its own patch */
@@ -134,19 +131,20 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
         }
     }
     *held = c->kernel_time - c->stride_time;
-    memmove(rows, rows + c->stride_time * width, bytes16(*held * width));
+    pdmu_copy(rows, rows + c->stride_time * width, *held * width);
     return 1;
 }
 
 /* m'[c,i] = sat16(rs(sum_j A[i,j] m[c,j] + B[i] u[c], ka)) */
 static PDMU_NOINLINE void memory_step(const pdmu_layer *l, int16_t *m, const int16_t *u, int16_t *next) {
     const int32_t d = l->order;
+    const uint32_t ka = (uint32_t)l->ka;
     for (int32_t c = 0; c < l->channels; c++, m += d) {
         for (int32_t i = 0; i < d; i++) {
-            const int64_t sum = pdmu_dot_s16s16(l->a + i * d, m, d) + l->b[i] * u[c];
-            next[i] = pdmu_clamp16(pdmu_rshift_round(sum, (uint32_t)l->ka), PDMU_I16_MIN);
+            const int64_t sum = pdmu_dot_wide(l->a + i * d, m, d) + l->b[i] * u[c];
+            next[i] = pdmu_clamp16(ka < 32 ? pdmu_rshift_round31(sum, ka) : pdmu_rshift_round(sum, ka), PDMU_I16_MIN);
         }
-        memcpy(m, next, bytes16(d));
+        pdmu_copy(m, next, d);
     }
 }
 
@@ -156,12 +154,14 @@ static PDMU_NOINLINE void delayed_sum(const pdmu_layer *l, void *state, int32_t 
     int16_t *ring_p = pdmu_at(state, l->state_p);
     int16_t *ring_g = l->gate == PDMU_GATE_SOFTMAX ? pdmu_at(state, l->state_g) : NULL;
     for (int32_t i = 0; i < h; i++) acc[i] = (int64_t)p[i] * 32768;
-    for (int32_t i = 1; i <= n; i++) {
+    for (int32_t i = 1; i <= n; i += 2) { /* two taps at a time, the second of weight zero after an odd last */
         const int32_t back = *position - i * l->dilation, slot = back < 0 ? back + length : back;
-        pdmu_axpy_s16(acc, ring_g ? ring_g[slot * n + i - 1] : l->uniform_q15, ring_p + slot * h, h);
+        const int32_t back2 = back - (i < n ? l->dilation : 0), slot2 = back2 < 0 ? back2 + length : back2;
+        const int32_t g1 = ring_g ? ring_g[slot * n + i - 1] : l->uniform_q15, g2 = i == n ? 0 : ring_g ? ring_g[slot2 * n + i] : l->uniform_q15;
+        pdmu_axpy2(acc, (int16_t)g1, ring_p + slot * h, (int16_t)g2, ring_p + slot2 * h, h);
     }
-    memcpy(ring_p + *position * h, p, bytes16(h));
-    if (ring_g) memcpy(ring_g + *position * n, g, bytes16(n));
+    pdmu_copy(ring_p + *position * h, p, h);
+    if (ring_g) pdmu_copy(ring_g + *position * n, g, n);
     *position = *position + 1 == length ? 0 : *position + 1;
 }
 

@@ -68,13 +68,6 @@ static inline int64_t pdmu_dot(const pdmu_weight *w, const int16_t *x, int32_t n
     return total;
 }
 
-/* Sum of a[i] * x[i], exact; a product may reach 2^30. */
-static inline int64_t pdmu_dot_s16s16(const int16_t *a, const int16_t *x, int32_t n) {
-    int64_t total = 0;
-    for (int32_t i = 0; i < n; i++) total += a[i] * x[i];
-    return total;
-}
-
 /* Sum over a depthwise kernel of w * x for one channel; at most 511 taps, which int32 holds. */
 static inline int32_t pdmu_depthwise1(const pdmu_taps *t, const pdmu_weight *w, const int16_t *x) {
     int32_t sum = 0;
@@ -82,11 +75,6 @@ static inline int32_t pdmu_depthwise1(const pdmu_taps *t, const pdmu_weight *w, 
         for (int32_t j = 0; j < t->cols; j++) sum += w[k * t->w_row + j * t->step] * x[k * t->x_row + j * t->step];
     }
     return sum;
-}
-
-/* acc[h] += g * p[h] */
-static inline void pdmu_axpy_s16(int64_t *acc, int32_t g, const int16_t *p, int32_t n) {
-    for (int32_t h = 0; h < n; h++) acc[h] += g * p[h];
 }
 
 #endif

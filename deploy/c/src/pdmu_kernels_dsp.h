@@ -98,6 +98,44 @@ static inline __attribute__((always_inline)) void pdmu_fft_two_stages(int32_t *b
         : "memory");
 }
 
+static PDMU_INLINE int32_t pdmu_is_aligned(const void *a, const void *b) { return (((uintptr_t)a | (uintptr_t)b) & 3u) == 0; }
+
+/* Copy n values towards lower addresses, or to memory apart. Small C libraries copy byte by byte. */
+static PDMU_INLINE void pdmu_copy(int16_t *to, const int16_t *from, int32_t n) {
+    for (; n >= 16 && pdmu_is_aligned(to, from); n -= 16) {
+        __asm__ volatile(
+            "ldmia %[from]!, {r4, r5, r6, r8, r9, r10, r11, r12}\n"
+            "stmia %[to]!, {r4, r5, r6, r8, r9, r10, r11, r12}\n"
+            : [to] "+&r"(to), [from] "+&r"(from)
+            :
+            : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory");
+    }
+    for (; n >= 2; n -= 2) {
+        uint32_t two;
+        __asm__ volatile("ldr %[two], [%[from]], #4\n str %[two], [%[to]], #4\n" : [two] "=&r"(two), [to] "+&r"(to), [from] "+&r"(from) : : "memory");
+    }
+    if (n) *to = *from;
+}
+
+/* Sum of a[i] * x[i], exact; a product may reach 2^30. */
+static PDMU_INLINE int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int32_t n) {
+    int64_t total = 0;
+    const int16_t *const end = a + (n & ~1);
+    for (; a < end; a += 2, x += 2) total = __smlald(pdmu_load_pair(a), pdmu_load_pair(x), total);
+    return n & 1 ? total + a[0] * x[0] : total;
+}
+
+/* acc[i] += g * p[i] + h * q[i] */
+static PDMU_INLINE void pdmu_axpy2(int64_t *acc, int16_t g, const int16_t *p, int16_t h, const int16_t *q, int32_t n) {
+    const pdmu_pair gh = (pdmu_pair)((uint16_t)g | (uint32_t)(uint16_t)h << 16);
+    for (; n >= 2; n -= 2, acc += 2, p += 2, q += 2) {
+        const uint32_t v = (uint32_t)pdmu_load_pair(p), w = (uint32_t)pdmu_load_pair(q);
+        acc[0] = __smlald((pdmu_pair)((v & 0xFFFFu) | w << 16), gh, acc[0]);
+        acc[1] = __smlald((pdmu_pair)((w & 0xFFFF0000u) | v >> 16), gh, acc[1]);
+    }
+    if (n) acc[0] += (int64_t)(g * p[0]) + h * q[0];
+}
+
 /* v / 2 rounded down, clamped to low ... 32767; low is 0 or -32768, known when compiling */
 static PDMU_INLINE int16_t pdmu_halve_clamp16(int32_t v, int32_t low) {
     int32_t y;
@@ -131,7 +169,7 @@ static PDMU_INLINE int16_t pdmu_halve_clamp16(int32_t v, int32_t low) {
             : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory")
 
 static PDMU_INLINE int32_t pdmu_dot2_is_fast(const int16_t *w, const int16_t *x, int32_t n) {
-    return (((uintptr_t)w | (uintptr_t)x) & 3u) == 0 && n % 8 == 0 && n > 0;
+    return pdmu_is_aligned(w, x) && n % 8 == 0;
 }
 
 static PDMU_INLINE const int16_t *pdmu_dot2(const int16_t *w, const int16_t *x, int32_t n, int32_t fast, int32_t *sum0, int32_t *sum1) {
