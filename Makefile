@@ -37,7 +37,7 @@ bench: venv  ## speed, memory and latency of the agent on this machine, as JSON 
 	$(PY) -m benchmarks.run_all
 
 conformance: venv  ## every runtime against the integer law, for each shipped model; golden vectors
-	@for bundle in models/*.pdmu; do echo "$$bundle"; $(PY) -m deploy.conformance "$$bundle" demo/stream.flac || exit 1; done
+	@for bundle in models/*.pdmu; do echo "$$bundle"; $(PY) -m deploy.conformance "$$bundle" --vectors demo/stream.flac || exit 1; done
 	@$(PY) -m deploy.golden models/*.pdmu
 
 wheel: venv  ## dist/*.whl

@@ -20,7 +20,7 @@ from pdmu.golden import GOLDEN
 
 RUNTIME = Path(__file__).resolve().parent / "c"
 GENERATED = ("model_data.h", "model_data.c", "model_golden.c")
-BUILD_FILES = ("Makefile", "CMakeLists.txt", "README.md")
+BUILD_FILES = ("Makefile", "CMakeLists.txt", "README.md", "PROTOCOL.md")
 SOURCES = ("src/frontend.c", "src/model.c", "src/spiking.c", "src/process.c", "src/detector.c", "src/stream.c")
 MAX_DEPTHWISE_TAPS = 511  # products of int8 and int16 that an int32 holds
 MAX_SMOOTH_STEPS = 1 << 15  # sums of scores fit int32

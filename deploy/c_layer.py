@@ -1,4 +1,4 @@
-"""The generated C of a network's recurrent layers: their descriptors, and the members of state and scratch."""
+"""The generated C of a network's recurrent layers: their descriptors, and the sizes of scratch."""
 
 from __future__ import annotations
 
@@ -11,30 +11,6 @@ from pdmu.bundle import Bundle
 from pdmu.config import PDMUConfig
 
 NO_MAP = "{0, 0, NULL, NULL, NULL, NULL, 0}"
-
-
-def state_members(bundle: Bundle) -> list[str]:
-    """Return the members of the state's struct."""
-    model, fe = bundle.model, bundle.frontend
-    members = [
-        f"int64_t smoother[{fe.n_mels}];",
-        f"int32_t counters[{2 + len(model.conv) + len(model.layers)}];",
-        f"int16_t history[{fe.window_samples}];",
-    ]
-    for i, (conv, (bins, channels)) in enumerate(zip(model.conv, model.conv_shapes(fe.n_mels), strict=False)):
-        members.append(f"int16_t conv{i}[{conv.kernel_time * bins * channels}];")
-    for i, layer in enumerate(model.layers):
-        name, size = f"pdmu{i}", layer.channels * layer.order
-        members.append(f"int16_t {name}_m[{size}];")
-        if layer.gate != "off":
-            members.append(f"int16_t {name}_p[{layer.delay_steps * (size if layer.spikes_inside else layer.hidden)}];")
-        if layer.gate == "softmax":
-            members.append(f"int16_t {name}_g[{layer.delay_steps * layer.taps}];")
-        if layer.spiking:
-            members.append(f"int32_t {name}_v[{layer.hidden}];")
-        if layer.spikes_inside:
-            members += [f"int32_t {name}_v_u[{layer.channels}];", f"int32_t {name}_v_r[{size}];"]
-    return members
 
 
 def scratch_sizes(bundle: Bundle) -> dict[str, int]:

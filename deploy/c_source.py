@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.c_layer import layer_descriptor, patch_width, scratch_sizes, state_members
+from deploy.c_layer import layer_descriptor, patch_width, scratch_sizes
 from deploy.c_text import array, c_string, columns, dense, members
 from pdmu.bundle import Bundle
+from pdmu.state_layout import state_members
 from pdmu.tables import exp_table, frontend_tables, sigmoid_table
 
 
@@ -25,7 +26,7 @@ def _title(bundle: Bundle) -> str:
 def model_header(bundle: Bundle) -> str:
     """Return ``model_data.h``: sizes, and the structs of state and scratch."""
     sizes = scratch_sizes(bundle)
-    state = "\n".join("    " + m for m in state_members(bundle))
+    state = "\n".join(f"    {m.dtype}_t {m.name}[{m.size}];" for m in state_members(bundle))
     sums = f"\n            int32_t sums[{sizes['sums']}];" if sizes["sums"] else ""
     return f"""{_title(bundle)}#ifndef PDMU_MODEL_DATA_H
 #define PDMU_MODEL_DATA_H
@@ -36,6 +37,9 @@ def model_header(bundle: Bundle) -> str:
 #define PDMU_SAMPLE_RATE_HZ {bundle.frontend.sample_rate_hz}
 #define PDMU_SAMPLES_PER_STEP {bundle.samples_per_step}
 #define PDMU_GOLDEN_STEPS {len(bundle.golden["scores"])}
+#define PDMU_MODEL_NAME {c_string(str(bundle.info.get("name", "model")))}
+#define PDMU_MODEL_VERSION {c_string(str(bundle.info.get("version", "0")))}
+#define PDMU_CONTRACT {c_string(bundle.contract)}
 
 typedef struct {{
 {state}

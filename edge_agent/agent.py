@@ -7,14 +7,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from edge_agent.alsa import AlsaSource
 from edge_agent.audio import FileSource, RawSource
 from edge_agent.channel import Channel, Listener, Turn, listen, load_listener
 from edge_agent.config import AgentConfig, SourceConfig
-from edge_agent.events import Detection, StreamClock, Topics, clock_info, detection, node_info, rejection
+from edge_agent.events import Detection, MinuteLimit, StreamClock, Topics, clock_info, detection, model_facts, node_info, rejection
 from edge_agent.health import Health
 from edge_agent.mqtt import MqttDelivery, Report
 from edge_agent.outbox import Message, Outbox, OutboxLock, message
@@ -25,6 +26,31 @@ from pdmu.errors import UserError
 FILE_BLOCK_S = 1.0  # audio that does not arrive in real time is taken in blocks of this length
 
 OnDetection = Callable[[Detection], None]
+
+
+class HearingThread(Protocol):
+    """What `serve` asks of a thread that turns sound into stored messages."""
+
+    name: str  # of the source
+    health: Health
+    error: Exception | None  # what it ended with
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps audio from coming at present, in words; None when all is well."""
+        ...
+
+    def start(self) -> None:
+        """Begin."""
+        ...
+
+    def is_alive(self) -> bool:
+        """Whether it still works."""
+        ...
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end."""
+        ...
 
 
 def make_source(config: SourceConfig, rate_out_hz: int, step_s: float, stop: threading.Event) -> Source:
@@ -38,6 +64,8 @@ def make_source(config: SourceConfig, rate_out_hz: int, step_s: float, stop: thr
         Length of the shortest model step: live audio comes in blocks no longer.
     """
     quality = config.resample_quality
+    if config.type == "serial":
+        raise UserError(f"source {config.name}: a board hears for itself; start: pdmu-console bridge --source {config.name}")
     if config.type == "file":
         block_s = step_s if config.realtime else FILE_BLOCK_S
         return FileSource(Path(config.path or ""), rate_out_hz, block_s, name=config.name, stop=stop, realtime=config.realtime,
@@ -77,11 +105,16 @@ class SourceThread(threading.Thread):
         super().__init__(name=source.name, daemon=True)
         self.source, self.health = source, Health(config.agent.node, source.name)
         self.error: Exception | None = None
-        self._config, self._listeners, self._outbox, self._delivery, self._on_detection = config, listeners, outbox, delivery, on_detection
+        self._config, self._outbox, self._delivery, self._on_detection = config, outbox, delivery, on_detection
         self._topics = Topics(config.agent.node)
-        self._channels = [Channel(x) for x in listeners]
+        self._channels, self._models = [Channel(x) for x in listeners], [model_facts(x) for x in listeners]
         self._clock = StreamClock(listeners[0].bundle.frontend.sample_rate_hz, source.live)
-        self._rejected_minute, self._rejected_n = 0, 0
+        self._rejections = MinuteLimit(config.agent.rejected_per_minute)
+
+    @property
+    def trouble(self) -> str | None:
+        """The source's own."""
+        return self.source.trouble
 
     def run(self) -> None:
         """Work until the source ends; what went wrong is left in `error`."""
@@ -101,18 +134,18 @@ class SourceThread(threading.Thread):
         messages: list[Message] = []
         found: list[Detection] = []
         node, name = self._config.agent.node, self.source.name
-        for listener, heard in zip(self._listeners, turn.heard, strict=True):
+        for model, heard in zip(self._models, turn.heard, strict=True):
             for one in heard.found:
                 seq = self._outbox.next_seq(f"seq/{name}")
                 latency_s = time.monotonic() - turn.arrived_s
                 start_s = self._clock.start_s(one.event.onset_sample)
                 found.append(
-                    detection(one, listener, node=node, source=name, seq=seq, start_s=start_s, clock=clock_info(), latency_s=latency_s)
+                    detection(one, model, node=node, source=name, seq=seq, start_s=start_s, clock=clock_info(), latency_s=latency_s)
                 )
             for rejected in heard.rejected:
-                if self._may_report_rejected():
-                    start_s = self._clock.start_s(rejected.onset_step * listener.bundle.samples_per_step)
-                    payload = rejection(rejected, listener, node=node, source=name, start_s=start_s)
+                if self._rejections.passes():
+                    start_s = self._clock.start_s(rejected.onset_step * model.samples_per_step)
+                    payload = rejection(rejected, model, node=node, source=name, start_s=start_s)
                     messages.append(message("rejected", self._topics.of_source(name, "rejected"), payload))
         messages += [message("detection", self._topics.of_source(name, "detection"), to_dict(d)) for d in found]
         if found:
@@ -124,13 +157,6 @@ class SourceThread(threading.Thread):
         self.health.detected(len(found))
         for d in found:
             self._on_detection(d)
-
-    def _may_report_rejected(self) -> bool:
-        minute = int(time.monotonic() // 60)
-        if minute != self._rejected_minute:
-            self._rejected_minute, self._rejected_n = minute, 0
-        self._rejected_n += 1
-        return self._rejected_n <= self._config.agent.rejected_per_minute
 
 
 def run_agent(config: AgentConfig, stop: threading.Event, report: Report, on_detection: OnDetection) -> int:
@@ -162,6 +188,17 @@ def run_agent(config: AgentConfig, stop: threading.Event, report: Report, on_det
             listener.self_test()
     rate_hz = listeners[0][0].bundle.frontend.sample_rate_hz
     sources = [make_source(s, rate_hz, shortest_step_s(listeners[0]), stop) for s in config.source]
+
+    def threads(outbox: Outbox, delivery: MqttDelivery) -> list[HearingThread]:
+        delivery.info = json.dumps(node_info(config.agent.node, map(model_facts, listeners[0]), config.hash))
+        return [SourceThread(config, s, x, outbox, delivery, on_detection) for s, x in zip(sources, listeners, strict=True)]
+
+    return serve(config, threads, stop, report)
+
+
+def serve(config: AgentConfig, make_threads: Callable[[Outbox, MqttDelivery], Sequence[HearingThread]], stop: threading.Event,
+          report: Report) -> int:  # fmt: skip
+    """Run threads that hear, and deliver what they store, as `run_agent` does."""
     lock = OutboxLock(config.outbox_path)
     outbox = Outbox(config.outbox_path, config.outbox)
     if outbox.set_aside:
@@ -169,10 +206,9 @@ def run_agent(config: AgentConfig, stop: threading.Event, report: Report, on_det
     waiting = outbox.counts()["messages"]
     if waiting:
         report(f"outbox: {waiting} messages from before will be delivered")
-    info = json.dumps(node_info(config.agent.node, listeners[0], config.hash))
-    delivery = MqttDelivery(config.mqtt, Topics(config.agent.node), outbox, info, report)
+    delivery = MqttDelivery(config.mqtt, Topics(config.agent.node), outbox, report)
+    threads = make_threads(outbox, delivery)
     delivery.start()
-    threads = [SourceThread(config, s, x, outbox, delivery, on_detection) for s, x in zip(sources, listeners, strict=True)]
     for thread in threads:
         thread.start()
     _supervise(config, threads, outbox, delivery, stop, report)
@@ -190,17 +226,17 @@ def run_agent(config: AgentConfig, stop: threading.Event, report: Report, on_det
     return 1 if lost or any(t.error for t in threads) else 0
 
 
-def _supervise(config: AgentConfig, threads: list[SourceThread], outbox: Outbox, delivery: MqttDelivery, stop: threading.Event,
+def _supervise(config: AgentConfig, threads: Sequence[HearingThread], outbox: Outbox, delivery: MqttDelivery, stop: threading.Event,
                report: Report) -> None:  # fmt: skip
     """Report health until the sources end; each trouble is logged when it begins, changes and ends."""
     said: dict[str, str | None] = {}
     topics, next_s = Topics(config.agent.node), time.monotonic() + config.agent.health_interval_s
     while True:
         alive = any(t.is_alive() for t in threads)
-        troubles = {f"source {t.source.name}": t.source.trouble for t in threads} | {"outbox": outbox.trouble}
+        troubles = {f"source {t.name}": t.trouble for t in threads} | {"outbox": outbox.trouble}
         for t in threads:
             if t.error is not None:
-                troubles[f"source {t.source.name}"] = str(t.error)
+                troubles[f"source {t.name}"] = str(t.error)
                 if not isinstance(t.error, UserError):
                     stop.set()
         for what, trouble in troubles.items():
@@ -211,7 +247,7 @@ def _supervise(config: AgentConfig, threads: list[SourceThread], outbox: Outbox,
             now_troubles = [f"{k}: {v}" for k, v in troubles.items() if v] + ([f"mqtt: {delivery.trouble}"] if delivery.trouble else [])
             counts = outbox.counts()
             outbox.put(
-                message("health", topics.of_source(t.source.name, "health"), t.health.report(time.time(), counts, now_troubles))
+                message("health", topics.of_source(t.name, "health"), t.health.report(time.time(), counts, now_troubles))
                 for t in threads
             )
             delivery.wake()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.audio import FileSource
 from edge_agent.channel import Channel, Found, Listener, listen
-from edge_agent.events import model_info
+from edge_agent.events import model_facts
 from edge_agent.ports import Source
-from pdmu.config import to_dict
+from edge_agent.printer import Printer
 from pdmu.detector import Rejected
 from pdmu.errors import UserError
 
@@ -80,110 +78,20 @@ def analyze(source: Source, listeners: Sequence[Listener], keep_pcm: bool = Fals
     return Analysis(recordings, n_samples / rate_hz, heard_pcm, n_source, n_clipped, n_invalid, complaint, source.trouble)
 
 
-def event_record(path: str, recording: Recording, found: Found) -> dict[str, Any]:
-    """Return the JSON line of an event in a recording."""
-    listener, event = recording.listener, found.event
-    rate_hz = listener.bundle.frontend.sample_rate_hz
-    return {
-        "schema": "pdmu.analysis/1", "type": "detection", "file": path, "t_start_s": round(event.onset_sample / rate_hz, 4),
-        "t_end_s": round(event.end_sample / rate_hz, 4), "dur_s": round((event.end_sample - event.onset_sample) / rate_hz, 4),
-        "label": listener.bundle.labels[event.label], "task": str(listener.bundle.info.get("task", "")), "score": round(event.score, 4),
-        "threshold": round(listener.threshold(event.label), 4), "cut": event.cut, "model": to_dict(model_info(listener)),
-        "audio": {"rms_dbfs": round(found.rms_dbfs, 1), "clipped": round(found.clipped, 5)},
-    }  # fmt: skip
+def write(printer: Printer, path: str, analysis: Analysis, with_scores: bool = False) -> None:
+    """Write one recording's events in order of their onsets and, if asked, the scores of every model step."""
+    models = [model_facts(r.listener) for r in analysis.recordings]
+    found = [(model, f) for model, r in zip(models, analysis.recordings, strict=True) for f in r.found]
+    for model, one in sorted(found, key=lambda mf: mf[1].event.onset_sample):
+        printer.event(path, model, one)
+    if with_scores:
+        for model, recording in zip(models, analysis.recordings, strict=True):
+            printer.scores(path, model, recording.scores)
+    printer.flush()
 
 
-def score_records(path: str, recording: Recording) -> list[dict[str, Any]]:
-    """Return a JSON line for each model step."""
-    labels, step_s = recording.listener.bundle.labels, recording.step_s
-    name = model_info(recording.listener).name
-    return [
-        {"schema": "pdmu.analysis/1", "type": "scores", "file": path, "model": name, "t_start_s": round(k * step_s, 4),
-         "scores": {label: round(int(v) / 32768, 4) for label, v in zip(labels, row, strict=True)}}
-        for k, row in enumerate(recording.scores)
-    ]  # fmt: skip
-
-
-class Printer:
-    """Writes results as they come, in one of the formats.
-
-    Parameters
-    ----------
-    form : {"table", "json", "csv", "raven"}
-        ``json`` is one object a line; ``raven`` a selection table of the Raven sound analysis program (tab-separated).
-    with_scores : bool
-        Also the scores of every model step (``json`` lines, or after the events).
-    """
-
-    HEADERS = {
-        "csv": ["file", "onset_s", "offset_s", "label", "score", "threshold", "model", "rms_dbfs"],
-        "raven": ["Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)", "Begin File",
-                  "Label", "Score"],
-        "table": ["file", "start", "end", "label", "score", "level", "model"],
-    }  # fmt: skip
-
-    def __init__(self, form: str, out: TextIO, with_scores: bool = False) -> None:
-        self._form, self._out, self._with_scores, self._n = form, out, with_scores, 0
-        self._rows = csv.writer(out, delimiter="\t" if form == "raven" else ",", lineterminator="\n")
-        if form in ("csv", "raven"):
-            self._rows.writerow(self.HEADERS[form])
-        elif form == "table":
-            self._line(*self.HEADERS["table"])
-
-    def _line(self, file: str, start: str, end: str, label: str, score: str, level: str, model: str) -> None:
-        self._out.write(f"{start:>10} {end:>10}  {label:<22} {score:>6} {level:>9}  {model:<14} {file}\n")
-
-    def write(self, path: str, analysis: Analysis) -> None:
-        """Write one recording's results."""
-        ordered = sorted(((r, f) for r in analysis.recordings for f in r.found), key=lambda rf: rf[1].event.onset_sample)
-        for recording, found in ordered:
-            self._n += 1
-            self._event(event_record(path, recording, found), recording)
-        if self._with_scores:
-            for recording in analysis.recordings:
-                self._scores(path, recording)
-        self._out.flush()
-
-    def _event(self, r: dict[str, Any], recording: Recording) -> None:
-        if self._form == "json":
-            self._out.write(json.dumps(r) + "\n")
-        elif self._form == "csv":
-            self._rows.writerow([r["file"], f"{r['t_start_s']:.3f}", f"{r['t_end_s']:.3f}", r["label"], r["score"], r["threshold"],
-                                 r["model"]["name"], r["audio"]["rms_dbfs"]])  # fmt: skip
-        elif self._form == "raven":
-            cfg = recording.listener.bundle.frontend
-            self._rows.writerow([self._n, "Spectrogram 1", 1, f"{r['t_start_s']:.3f}", f"{r['t_end_s']:.3f}", cfg.f_min_hz, cfg.f_max_hz,
-                                 r["file"], r["label"], r["score"]])  # fmt: skip
-        else:
-            self._line(r["file"], _clock(r["t_start_s"]), _clock(r["t_end_s"]), r["label"], f"{r['score']:.2f}",
-                       f"{r['audio']['rms_dbfs']:.0f} dBFS", r["model"]["name"])  # fmt: skip
-
-    def _scores(self, path: str, recording: Recording) -> None:
-        if self._form == "json":
-            self._out.writelines(json.dumps(r) + "\n" for r in score_records(path, recording))
-            return
-        labels = recording.listener.bundle.labels
-        self._out.write(f"# scores of {path}: time (s), {', '.join(labels)}\n")
-        for k, row in enumerate(recording.scores):
-            self._out.write("# " + ",".join([f"{k * recording.step_s:.3f}", *(f"{int(v) / 32768:.4f}" for v in row)]) + "\n")
-
-
-def _clock(t_s: float) -> str:
-    """Time in a recording.
-
-    >>> _clock(3725.5)
-    '1:02:05.50'
-    >>> _clock(5.254)
-    '0:05.25'
-    """
-    minutes, seconds = divmod(t_s, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    seconds = int(seconds * 100) / 100  # rounding up could print 60.00
-    return f"{hours}:{minutes:02d}:{seconds:05.2f}" if hours else f"{minutes}:{seconds:05.2f}"
-
-
-def analyze_files(paths: Sequence[Path], listeners: Sequence[Listener], printer: Printer, *, rate_hz: int | None = None,
-                  picture: Path | None = None) -> int:  # fmt: skip
+def analyze_files(paths: Sequence[Path], listeners: Sequence[Listener], printer: Printer, *, with_scores: bool = False,
+                  rate_hz: int | None = None, picture: Path | None = None) -> int:  # fmt: skip
     """Analyse files one after another; a bad one costs one line on stderr and the exit status, not the others.
 
     Returns
@@ -205,7 +113,7 @@ def analyze_files(paths: Sequence[Path], listeners: Sequence[Listener], printer:
             print(f"{chr(13) if show else ''}error: {error}", file=sys.stderr)
             continue
         total_s += analysis.duration_s
-        printer.write(str(path), analysis)
+        write(printer, str(path), analysis, with_scores)
         for warning in warnings_of(str(path), analysis):
             print(f"{chr(13) if show else ''}{warning}", file=sys.stderr)
         if analysis.complaint is not None:
@@ -229,6 +137,6 @@ def warnings_of(path: str, analysis: Analysis) -> list[str]:
         lines.append(f"warning: {path}: {analysis.n_clipped} of {analysis.n_source} samples are clipped; turn the recording level down")
     for recording in analysis.recordings:
         if not len(recording.scores):
-            step = f"{recording.step_s * 1000:.0f} ms step of {model_info(recording.listener).name}"
+            step = f"{recording.step_s * 1000:.0f} ms step of {model_facts(recording.listener).info.name}"
             lines.append(f"warning: {path}: shorter than one {step}: nothing could be heard in it")
     return lines

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_agent.agent import run_agent
 from edge_agent.alsa import list_devices
-from edge_agent.analyze import Printer, analyze_files
+from edge_agent.analyze import analyze_files
 from edge_agent.bench import bench, text
 from edge_agent.channel import load_listener
 from edge_agent.check import Stage, run_check
+from edge_agent.command import guarded, log, stopped_by_signals
 from edge_agent.config import AgentConfig, effective, read_config
 from edge_agent.events import Detection, Topics
 from edge_agent.mqtt import MqttDelivery, Refused, connect
 from edge_agent.outbox import Outbox, OutboxLock
+from edge_agent.printer import Printer
 from pdmu import __version__
 from pdmu.config import to_dict
 from pdmu.errors import UserError
@@ -135,8 +133,8 @@ def cmd_analyze(args: argparse.Namespace) -> int:
     if args.self_test:
         for listener in listeners:
             listener.self_test()
-    printer = Printer(args.format, sys.stdout, args.scores)
-    return analyze_files(args.files, listeners, printer, rate_hz=args.rate, picture=args.picture)
+    printer = Printer(args.format, sys.stdout)
+    return analyze_files(args.files, listeners, printer, with_scores=args.scores, rate_hz=args.rate, picture=args.picture)
 
 
 def cmd_bench(args: argparse.Namespace) -> int:
@@ -153,9 +151,7 @@ def cmd_bench(args: argparse.Namespace) -> int:
 def cmd_run(args: argparse.Namespace) -> int:
     """`pdmu-agent run`."""
     config = read_config(args.config, overrides=args.set)
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+    stop = stopped_by_signals()
 
     printing = args.json
 
@@ -171,12 +167,6 @@ def cmd_run(args: argparse.Namespace) -> int:
                 log(f"stdout: error: {error.strerror}; detections are stored and published, and printed no more")
 
     return run_agent(config, stop, log, tell)
-
-
-def log(line: str) -> None:
-    """Write a line to stderr, where systemd and people find it; one that cannot be written is lost, and nothing else."""
-    with contextlib.suppress(OSError):  # a log file on a full disk must not end the agent, and there is nowhere left to say so
-        print(line, file=sys.stderr, flush=True)
 
 
 def cmd_check(args: argparse.Namespace) -> int:
@@ -237,7 +227,7 @@ def _purge(outbox: Outbox, yes: bool, as_json: bool) -> int:
 
 def _flush(config: AgentConfig, outbox: Outbox, timeout_s: float, as_json: bool) -> int:
     before = outbox.counts()["messages"]
-    delivery = MqttDelivery(config.mqtt, Topics(config.agent.node), outbox, None, log)
+    delivery = MqttDelivery(config.mqtt, Topics(config.agent.node), outbox, log, announce=False)
     delivery.start()
     emptied = delivery.stop(timeout_s)
     waiting = outbox.counts()["messages"]
@@ -271,9 +261,7 @@ def cmd_tail(args: argparse.Namespace) -> int:
     except Refused as error:
         raise UserError(str(error)) from None
     connection.subscribe([(f"pdmu/{node}/+/detection", 1), (f"pdmu/{node}/replay", 1)])
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+    stop = stopped_by_signals()
     while not stop.is_set() and (args.count is None or seen < args.count):
         connection.turn(0.2)
         if connection.closed is not None:
@@ -290,29 +278,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = build_parser().parse_args(argv)
     return guarded(lambda: COMMANDS[args.command](args))
-
-
-def guarded(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; what the user or the disk did wrong is one line on stderr."""
-    try:
-        status = command()
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.filename is not None:
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-            return 1
-        # Without a file name it was our own output. The interpreter must not fail at it once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader of our output has had enough, as `head` does
-            return 0
-        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":

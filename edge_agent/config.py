@@ -22,6 +22,7 @@ from typing import Any, Literal
 from edge_agent.backend import Kind, Precision
 from edge_agent.outbox import OutboxConfig
 from edge_agent.resample import Quality
+from edge_agent.serial_port import parse_address
 from pdmu.config import from_dict, to_dict
 from pdmu.errors import UserError
 
@@ -86,16 +87,21 @@ class SourceConfig:
     """``[[source]]``: where sound comes from."""
 
     name: str = "mic0"
-    type: Literal["alsa", "file", "stdin"] = "alsa"
+    type: Literal["alsa", "file", "stdin", "serial"] = "alsa"  # serial: a board that hears for itself, through pdmu-console bridge
     device: str = "default"  # alsa
     path: str | None = None  # file
     realtime: bool = False  # file: no faster than a microphone would
     rate_hz: int | None = None  # of stdin and alsa (default 16000); for files only where their own is wrong
     channels: int = 1  # of stdin and alsa; several are averaged
     resample_quality: Quality = "HQ"
+    port: str = "auto"  # serial: auto, id:<serial number>, port:<path> or socket://<host>:<port>
+    baud: int | None = None  # serial; default: the first usual one at which the board answers
 
     def __post_init__(self) -> None:
         _check_name("source name", self.name)
+        parse_address(self.port)
+        if self.baud is not None and self.baud <= 0:
+            raise ValueError(f"source {self.name!r}: baud is {self.baud}: leave it out, or give the board's, mostly 115200")
         if self.type == "file" and not self.path:
             raise ValueError(f"source {self.name!r} is of type file and needs a path")
 
@@ -128,6 +134,9 @@ class AgentConfig:
         from_stdin = [s.name for s in self.source if s.type == "stdin"]
         if len(from_stdin) > 1:
             raise ValueError(f"sources {', '.join(from_stdin)} are all of type stdin: only one can read it")
+        lines = [s.port for s in self.source if s.type == "serial"]
+        if len(set(lines)) != len(lines):
+            raise ValueError(f"each source of type serial needs a port of its own: {', '.join(lines)}")
 
     @property
     def outbox_path(self) -> Path:

@@ -21,7 +21,8 @@ from pathlib import Path
 from edge_agent.analyze import Recording, analyze
 from edge_agent.audio import FileSource
 from edge_agent.channel import Listener, load_listener
-from edge_agent.cli import add_model_options, guarded, parse_thresholds
+from edge_agent.cli import add_model_options, parse_thresholds
+from edge_agent.command import guarded
 from edge_agent.judgement import Clip, Row, Stream, finite, judge_clips, judge_streams, text_report
 from pdmu.errors import UserError
 from pdmu.metrics import clip_scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -72,17 +73,37 @@ class Detection:
     privacy: str = "no_audio"
 
 
-def model_info(listener: Listener) -> ModelInfo:
-    """Return the identity of a listener's model."""
-    info = listener.bundle.info
-    name = str(info.get("name") or listener.path.stem)
-    backend = listener.backend
-    return ModelInfo(name, str(info.get("version", "0")), listener.bundle.sha256, backend.runtime, backend.quant)
+class ModelFacts(NamedTuple):
+    """What messages and printed lines say about the model that spoke, wherever it runs."""
+
+    info: ModelInfo
+    task: str
+    contract: str  # whole, or its first digits as a board tells them
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...]  # 0 … 1
+    sample_rate_hz: int
+    samples_per_step: int
+    band_hz: tuple[float, float]  # what the front end hears
+
+    @property
+    def step_s(self) -> float:
+        """Length of a model step, seconds."""
+        return self.samples_per_step / self.sample_rate_hz
 
 
-def detection(
-    found: Found, listener: Listener, *, node: str, source: str, seq: int, start_s: float, clock: ClockInfo, latency_s: float
-) -> Detection:
+def model_facts(listener: Listener) -> ModelFacts:
+    """Return the facts about a listener's model."""
+    bundle, backend = listener.bundle, listener.backend
+    name = str(bundle.info.get("name") or listener.path.stem)
+    return ModelFacts(
+        ModelInfo(name, str(bundle.info.get("version", "0")), bundle.sha256, backend.runtime, backend.quant),
+        str(bundle.info.get("task", "")), bundle.contract, bundle.labels, tuple(map(listener.threshold, range(len(bundle.labels)))),
+        bundle.frontend.sample_rate_hz, bundle.samples_per_step, (bundle.frontend.f_min_hz, bundle.frontend.f_max_hz),
+    )  # fmt: skip
+
+
+def detection(found: Found, model: ModelFacts, *, node: str, source: str, seq: int, start_s: float, clock: ClockInfo, latency_s: float,
+              event_id: uuid.UUID | None = None) -> Detection:  # fmt: skip
     """Make the message of an event.
 
     Parameters
@@ -91,33 +112,50 @@ def detection(
         POSIX time of the stream's first sample.
     latency_s : float
         See `Detection.latency_ms`.
+    event_id : UUID, optional
+        Of an event that may be heard of again; a new one otherwise.
     """
-    event, rate = found.event, listener.bundle.frontend.sample_rate_hz
+    event, rate = found.event, model.sample_rate_hz
     begin_s = event.onset_sample / rate
     return Detection(
-        schema="pdmu.detection/1", id=str(uuid.uuid4()), node=node, source=source, seq=seq, ts=utc(start_s + begin_s),
+        schema="pdmu.detection/1", id=str(event_id or uuid.uuid4()), node=node, source=source, seq=seq, ts=utc(start_s + begin_s),
         utc_offset_s=local_offset_s(start_s + begin_s), clock=clock, t_start_s=round(begin_s, 4),
-        dur_s=round((event.end_sample - event.onset_sample) / rate, 4), label=listener.bundle.labels[event.label],
-        task=str(listener.bundle.info.get("task", "")), score=round(event.score, 4), threshold=round(listener.threshold(event.label), 4),
-        model=model_info(listener), audio=AudioInfo(round(found.rms_dbfs, 1), round(found.clipped, 5)), latency_ms=round(latency_s * 1000),
+        dur_s=round((event.end_sample - event.onset_sample) / rate, 4), label=model.labels[event.label],
+        task=model.task, score=round(event.score, 4), threshold=round(model.thresholds[event.label], 4),
+        model=model.info, audio=AudioInfo(round(found.rms_dbfs, 1), round(found.clipped, 5)), latency_ms=round(latency_s * 1000),
     )  # fmt: skip
 
 
-def rejection(rejected: Rejected, listener: Listener, *, node: str, source: str, start_s: float) -> dict[str, Any]:
+def rejection(rejected: Rejected, model: ModelFacts, *, node: str, source: str, start_s: float) -> dict[str, Any]:
     """Make the payload of ``rejected``: what was suppressed, and why."""
-    step_s = listener.bundle.samples_per_step / listener.bundle.frontend.sample_rate_hz
+    step_s = model.step_s
     return {
         "schema": "pdmu.rejected/1", "node": node, "source": source, "ts": utc(start_s + rejected.onset_step * step_s),
         "t_start_s": round(rejected.onset_step * step_s, 4), "dur_s": round((rejected.end_step - rejected.onset_step) * step_s, 4),
-        "label": listener.bundle.labels[rejected.label], "score": round(rejected.score, 4),
-        "threshold": round(listener.threshold(rejected.label), 4), "reason": rejected.reason,
+        "label": model.labels[rejected.label], "score": round(rejected.score, 4),
+        "threshold": round(model.thresholds[rejected.label], 4), "reason": rejected.reason,
     }  # fmt: skip
 
 
-def node_info(node: str, listeners: list[Listener], config_hash: str) -> dict[str, Any]:
+def node_info(node: str, models: Iterable[ModelFacts], config_hash: str) -> dict[str, Any]:
     """Make the retained payload of ``info``."""
-    models = [to_dict(model_info(x)) | {"labels": list(x.bundle.labels), "contract": x.bundle.contract} for x in listeners]
-    return {"schema": "pdmu.info/1", "node": node, "agent": __version__, "config_hash": config_hash, "models": models}
+    listed = [to_dict(m.info) | {"labels": list(m.labels), "contract": m.contract} for m in models]
+    return {"schema": "pdmu.info/1", "node": node, "agent": __version__, "config_hash": config_hash, "models": listed}
+
+
+class MinuteLimit:
+    """Lets so many things a minute pass."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute, self._minute, self._n = per_minute, 0, 0
+
+    def passes(self) -> bool:
+        """Count one thing; return whether it may pass."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute, self._n = minute, 0
+        self._n += 1
+        return self._n <= self._per_minute
 
 
 class Topics(NamedTuple):

@@ -208,8 +208,10 @@ class MqttDelivery(threading.Thread):
     config : MqttConfig
     topics : Topics
     outbox : Outbox
+    announce : bool
+        Say under ``status`` that the node is there, and have the broker say when it no longer is.
     info : str, optional
-        JSON, retained under ``info`` at every connect. Without it the node is not announced: nothing is said under ``status`` either.
+        JSON, retained under ``info`` at every connect; may be set anew at any time.
     report : callable
         Takes one line for the log; the same line is not repeated within a minute.
 
@@ -219,9 +221,11 @@ class MqttDelivery(threading.Thread):
         Why nothing is being delivered at present.
     """
 
-    def __init__(self, config: MqttConfig, topics: Topics, outbox: Outbox, info: str | None, report: Report) -> None:
+    def __init__(self, config: MqttConfig, topics: Topics, outbox: Outbox, report: Report, *, announce: bool = True,
+                 info: str | None = None) -> None:  # fmt: skip
         super().__init__(name="mqtt", daemon=True)
-        self.config, self.topics, self.outbox, self.info = config, topics, outbox, info
+        self.config, self.topics, self.outbox = config, topics, outbox
+        self.announce, self.info = announce, info
         self.trouble: str | None = "not connected yet"
         self.delivered = 0
         self._report, self._said, self._said_at = report, "", 0.0
@@ -272,19 +276,22 @@ class MqttDelivery(threading.Thread):
         return emptied
 
     def _connect(self) -> Connection:
-        topic = None if self.info is None else self.topics.of_node("status")
+        topic = self.topics.of_node("status") if self.announce else None
         connection, self._version = connect(self.config, self.topics.node, offline_topic=topic, wake=self._wake_out, first=self._version)
         return connection
 
     def _deliver(self, connection: Connection) -> None:
         """Publish and take acknowledgements until the connection breaks or the thread is stopped."""
-        if self.info is not None:
+        if self.announce:
             connection.publish(self.topics.of_node("status"), "online", retain=True)
-            connection.publish(self.topics.of_node("info"), self.info, retain=True)
+        info_said = None
         inflight: dict[int, Message] = {}  # by MQTT message id
         began_s = progress_s = time.monotonic()  # progress: the broker acknowledged something, or had nothing to acknowledge
         while connection.closed is None and not self._stop_event.is_set():
             now = time.monotonic()
+            if (info := self.info) != info_said and info is not None:
+                connection.publish(self.topics.of_node("info"), info, retain=True)
+                info_said = info
             if self._settle(connection, inflight) or not inflight:
                 progress_s = now
             elif now - progress_s > self.config.ack_timeout_s:
@@ -298,7 +305,7 @@ class MqttDelivery(threading.Thread):
         self._settle(connection, inflight)
         if self._stop_event.is_set():
             if connection.closed is None:
-                if self.info is not None:
+                if self.announce:
                     connection.publish(self.topics.of_node("status"), "offline", retain=True)
                     connection.turn(POLL_S)
                 connection.close()

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS message (
     payload TEXT NOT NULL, retain INTEGER NOT NULL, created_s REAL NOT NULL, bytes INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS drop_order ON message (priority, id);
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
 
 
@@ -63,9 +64,9 @@ def clock_offset_s() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def message(kind: Kind, topic: str, payload: dict[str, Any], retain: bool = False) -> Message:
-    """Make a message of now."""
-    return Message(kind, topic, json.dumps(payload, separators=(",", ":"), allow_nan=False), time.time(), retain)
+def message(kind: Kind, topic: str, payload: dict[str, Any], retain: bool = False, age_s: float = 0.0) -> Message:
+    """Make a message of now, or of something that was known `age_s` ago."""
+    return Message(kind, topic, json.dumps(payload, separators=(",", ":"), allow_nan=False), time.time() - age_s, retain)
 
 
 class Outbox:
@@ -94,6 +95,8 @@ class Outbox:
         self._unsaved: list[Message] = []
         self._acknowledged: set[int] = set()  # rows the disk has not let us delete yet
         self._counters: dict[str, int] = {}
+        self._marks: dict[str, int] = {}  # those that were asked for or set
+        self._unsaved_marks: dict[str, int] = {}
         self._memory_id = 0
         self._clock_offset_s = clock_offset_s()
         self._last_before = 0  # the last message from before this process
@@ -106,9 +109,29 @@ class Outbox:
             self._counters[name] = self._counters.get(name, 0) + 1
             return self._counters[name]
 
-    def put(self, messages: Iterable[Message]) -> None:
-        """Store messages in one transaction; on return they are on disk, or `trouble` is set and they are in memory."""
+    def mark(self, name: str) -> int:
+        """Return how far a numbered origin of messages has been stored, 0 where nothing of it has."""
         with self._lock:
+            if name not in self._marks:
+                try:
+                    row = self._open().execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
+                except (sqlite3.Error, OSError) as error:
+                    self._report(error)
+                    return 0
+                self._marks[name] = row[0] if row else 0
+            return self._marks[name]
+
+    def put(self, messages: Iterable[Message], marks: Mapping[str, int] | None = None) -> bool:
+        """Store messages, and what `mark` shall return from now on, in one transaction.
+
+        Returns
+        -------
+        bool
+            They are on disk; otherwise `trouble` is set and they are in memory.
+        """
+        with self._lock:
+            self._marks.update(marks or {})
+            self._unsaved_marks.update(marks or {})
             for m in messages:
                 self._memory_id -= 1
                 self._unsaved.append(m._replace(id=self._memory_id))
@@ -116,7 +139,7 @@ class Outbox:
                 lowest = min(self._unsaved, key=lambda m: (PRIORITY[m.kind], -m.id))
                 self._unsaved.remove(lowest)
                 self._counters["dropped"] = self._counters.get("dropped", 0) + 1
-            self._sync()
+            return self._sync()
 
     def waiting(self, limit: int, exclude: Sequence[int] = ()) -> list[Message]:
         """Return the next messages to send, oldest first."""
@@ -187,12 +210,12 @@ class Outbox:
 
     # What follows runs under the lock.
 
-    def _sync(self) -> None:
+    def _sync(self) -> bool:
         """Bring the file up to what memory knows, in one transaction; on failure memory keeps it and the next call tries again."""
         try:
             db = self._open()
-            if not (self._unsaved or self._acknowledged):
-                return
+            if not (self._unsaved or self._acknowledged or self._unsaved_marks):
+                return True
             offset_s = clock_offset_s()
             with db:
                 if abs(offset_s - self._clock_offset_s) > CLOCK_SET_S:
@@ -208,13 +231,16 @@ class Outbox:
                 dropped = self._trim(db) if self._unsaved else 0
                 counters = self._counters | {"dropped": self._counters.get("dropped", 0) + dropped}
                 db.executemany("INSERT INTO counter VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", counters.items())
+                db.executemany("INSERT OR REPLACE INTO mark VALUES (?,?)", self._unsaved_marks.items())
         except (sqlite3.Error, OSError) as error:
             self._report(error)
-            return
+            return False
         self._unsaved.clear()
+        self._unsaved_marks.clear()
         self._acknowledged.clear()
         self._counters, self._clock_offset_s = counters, offset_s
         self.trouble = None
+        return True
 
     def _trim(self, db: sqlite3.Connection) -> int:
         """Apply the caps; return how many messages fell to them."""

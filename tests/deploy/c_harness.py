@@ -13,6 +13,7 @@ import pytest
 
 from deploy.c_export import SOURCES, export_c
 from pdmu.bundle import Bundle
+from pdmu.state_layout import stage_name
 
 HARNESS = Path(__file__).with_name("harness.c")
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Werror")
@@ -21,9 +22,7 @@ BUILDS = {
     "O2": ("-O2",),
     "sanitized": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 }
-STAGES = {2: "conv{}", 3: "pdmu{}.u", 4: "pdmu{}.m", 5: "pdmu{}.p", 6: "pdmu{}.g", 7: "pdmu{}"}
-STAGES |= {10: "pdmu{}.v", 11: "pdmu{}.v_u", 12: "pdmu{}.v_r", 13: "pdmu{}.r"}
-PLAIN = {0: "smoother", 1: "features", 8: "logits", 9: "scores", 100: "returned"}
+OWN_STAGES = {100: "returned", 101: "state"}  # the harness's: what pdmu_process returned, and the state at the end
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def _records(raw: bytes) -> Iterator[tuple[str, bytes]]:
     at = 0
     while at < len(raw):
         stage, index, size = np.frombuffer(raw[at : at + 12], np.int32)
-        yield PLAIN.get(int(stage)) or STAGES[int(stage)].format(index), raw[at + 12 : at + 12 + size]
+        yield OWN_STAGES.get(int(stage)) or stage_name(int(stage), int(index)), raw[at + 12 : at + 12 + size]
         at += 12 + int(size)
 
 

@@ -1,7 +1,8 @@
 /* Runs the C runtime under the tests' control, as its own process so that sanitizers can watch it.
  *
  *   trace:  standard input holds chunks (int32 count, then int16 samples); standard output gets a record for every stage
- *           (int32 stage, index, bytes, then the values) and the scores as the caller receives them, as stage 100.
+ *           (int32 stage, index, bytes, then the values), the scores as the caller receives them, as stage 100, and the state that is
+ *           left, as stage 101.
  *   detect: standard input holds scores, int16 [steps][labels]; standard output gets int64 records label, outcome, onset, end, peak.
  */
 #include <stdio.h>
@@ -44,6 +45,7 @@ static int trace(void) {
         free(scores);
         free(pcm);
     }
+    record(NULL, 101, 0, &((pdmu_stream_data *)stream)->state, (int32_t)sizeof(pdmu_model_state));
     free(stream);
     return 0;
 }

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdmu.bundle import Bundle, law_stages
+from pdmu.bundle import Bundle
 from pdmu.config import ConvConfig, DetectorConfig, FrontendConfig, ModelConfig, PDMUConfig
 from pdmu.detector import Detector, Rejected
-from pdmu.frontend import frontend_init, frontend_step
 from pdmu.golden import golden_pcm, lcg_noise
+from pdmu.state_layout import law_trace, split_state
 from tests.deploy.c_harness import BUILDS, Program, compile_harness, cut
-from tests.deploy.random_bundle import random_bundle
+from tests.deploy.random_bundle import FORMS, form_bundle, random_bundle
 
 RANDOM_SEEDS = range(14)
 SHIPPED_LIKE = ModelConfig(
@@ -25,20 +25,16 @@ SHIPPED_LIKE = ModelConfig(
 
 
 def assert_equal_to_law(program: Program, bundle: Bundle, pcm: np.ndarray, chunks: list[np.ndarray]) -> None:
-    law = law_stages(bundle, pcm)
+    law = law_trace(bundle, pcm)
     got = program.trace(chunks)
-    for name, values in law.items():
-        raw, expected = got.get(name, b""), values.tobytes()
-        if name.startswith("conv"):  # C convolves each frame as it comes; the law keeps those of an unfinished model step
-            early = len(raw) - len(expected)
-            assert 0 <= early * len(law["scores"]) < max(1, len(expected)), f"stage {name} has {early} bytes too many"
-            raw = raw[: len(expected)]
-        assert raw == expected, f"stage {name} differs"
-    assert got["returned"] == law["scores"].tobytes()
-    assert set(got) - set(law) <= {"smoother", "returned"}
-    if bundle.frontend.compression == "pcen":
-        state, _ = frontend_step(bundle.frontend, frontend_init(bundle.frontend), pcm)
-        assert got["smoother"][-state.smoother.nbytes :] == state.smoother.tobytes()
+    for name, values in law.stages.items():
+        assert got.get(name, b"") == values.tobytes(), f"stage {name} differs"
+    assert got["returned"] == law.stages["scores"].tobytes()
+    assert set(got) - set(law.stages) <= {"returned", "state"}
+    state = split_state(bundle, got["state"])
+    assert list(state) == list(law.state)
+    for name, values in law.state.items():
+        assert np.array_equal(state[name][: len(values)], values), f"state {name} differs"
 
 
 @pytest.mark.parametrize("build", BUILDS)
@@ -50,6 +46,14 @@ def test_random_network(seed: int, build: str, cc: str, tmp_path: Path) -> None:
     pcm = golden_pcm()[: 12000 + seed]
     assert_equal_to_law(program, bundle, pcm, cut(pcm, rng, 2000))
     assert_equal_to_law(program, bundle, pcm, [pcm])
+
+
+@pytest.mark.parametrize("build", ["O2", "sanitized"])
+@pytest.mark.parametrize(("gate", "cell"), FORMS)
+def test_every_form_of_layer(gate: str, cell: str, build: str, cc: str, tmp_path: Path) -> None:
+    bundle = form_bundle(gate, cell)
+    program, pcm = compile_harness(bundle, tmp_path, cc, build), golden_pcm()
+    assert_equal_to_law(program, bundle, pcm, cut(pcm, np.random.default_rng(1), 3000))
 
 
 def signals() -> dict[str, np.ndarray]:

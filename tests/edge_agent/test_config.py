@@ -113,3 +113,19 @@ def test_password_is_read_from_its_file_and_never_shown(tmp_path: Path) -> None:
     secret.write_text("")
     with pytest.raises(UserError, match="first line is empty"):
         read_password(MqttConfig(password_file=str(secret)))
+
+
+def test_boards_are_sources_with_a_port(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('[[source]]\nname = "b0"\ntype = "serial"\nport = "id:E66"\nbaud = 921600\n[[source]]\nname = "b1"\ntype = "serial"\n')
+    config = read_config(path, {"PDMU_SOURCE__1__PORT": "socket://pi.local:7000"})
+    assert [(s.port, s.baud) for s in config.source] == [("id:E66", 921600), ("socket://pi.local:7000", None)]
+    assert 'port = "id:E66"' in effective(config)
+    for text, message in (
+        ('port = "usb0"', "'usb0' names no serial line: give auto, id:"),
+        ("baud = 0", "leave it out, or give the board's"),
+        ('[[source]]\nname = "b1"\ntype = "serial"', "needs a port of its own: auto, auto"),
+    ):
+        path.write_text(f'[[source]]\nname = "b0"\ntype = "serial"\n{text}\n')
+        with pytest.raises(UserError, match=message):
+            read_config(path, {})

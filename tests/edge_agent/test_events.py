@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.channel import Channel, LevelMeter, Listener, load_listener
 from edge_agent.config import AgentConfig
-from edge_agent.events import SCHEMA_DIR, ClockInfo, Detection, StreamClock, clock_info, detection, node_info, rejection, utc
+from edge_agent.events import SCHEMA_DIR, ClockInfo, Detection, StreamClock, clock_info, detection, model_facts, node_info, rejection, utc
 from edge_agent.health import Health
 from edge_agent.ports import AudioBlock
 from pdmu.config import to_dict
@@ -46,7 +46,8 @@ def listener(bundle_path: Path) -> Listener:
 
 def a_detection(listener: Listener) -> Detection:
     heard = Channel(listener).process(scene([(1.0, 1.5)], 3))
-    return detection(heard.found[0], listener, node="t1", source="rec", seq=1, start_s=1_000_000.0, clock=clock_info(), latency_s=0.0142)
+    model = model_facts(listener)
+    return detection(heard.found[0], model, node="t1", source="rec", seq=1, start_s=1_000_000.0, clock=clock_info(), latency_s=0.0142)
 
 
 def test_published_example_holds_to_the_schema() -> None:
@@ -78,8 +79,8 @@ def test_detections_hold_to_the_schema_field_for_field(listener: Listener) -> No
 
 
 def test_other_messages_hold_to_their_schemas(listener: Listener) -> None:
-    check(rejection(Rejected(0, 4, 6, 0.7, "too_short"), listener, node="n", source="s", start_s=0), "rejected")
-    check(node_info("n", [listener], AgentConfig().hash), "info")
+    check(rejection(Rejected(0, 4, 6, 0.7, "too_short"), model_facts(listener), node="n", source="s", start_s=0), "rejected")
+    check(node_info("n", [model_facts(listener)], AgentConfig().hash), "info")
     counts = {"messages": 0, "detections": 0, "bytes": 0, "unsaved": 0, "dropped": 0}
     health = Health("n", "s")
     check(health.report(time.time(), counts, []), "health")

@@ -30,7 +30,7 @@ class Delivered:
         self.log: list[str] = []
         self.outbox = Outbox(folder / "outbox.sqlite")
         config = MqttConfig(**({"host": "127.0.0.1", "port": port, "retry_max_s": 1.0} | mqtt))  # type: ignore[arg-type]
-        self.thread = MqttDelivery(config, Topics("t1"), self.outbox, json.dumps({"schema": "pdmu.info/1"}), self.log.append)
+        self.thread = MqttDelivery(config, Topics("t1"), self.outbox, self.log.append, info=json.dumps({"schema": "pdmu.info/1"}))
         self.thread.start()
 
     def put(self, *numbers: int) -> None:

@@ -1,0 +1,49 @@
+"""What the command lines share: the exit status of mistakes, the log, the end by signal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from pdmu.errors import UserError
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; what the user or the disk did wrong is one line on stderr."""
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is not None:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 1
+        # Without a file name it was our own output. The interpreter must not fail at it once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader of our output has had enough, as `head` does
+            return 0
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def log(line: str) -> None:
+    """Write a line to stderr, where systemd and people find it; one that cannot be written is lost, and nothing else."""
+    with contextlib.suppress(OSError):  # a log file on a full disk must not end the agent, and there is nowhere left to say so
+        print(line, file=sys.stderr, flush=True)
+
+
+def stopped_by_signals() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    return stop

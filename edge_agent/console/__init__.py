@@ -1,0 +1,1 @@
+"""`pdmu-console`: a board at the end of a serial line, for people and for the broker."""

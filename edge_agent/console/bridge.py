@@ -1,0 +1,222 @@
+"""`pdmu-console bridge`: boards' detections into the outbox and to the broker, for as long as it runs."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_agent.agent import OnDetection, serve
+from edge_agent.board import Board, connect, refusal
+from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept
+from edge_agent.config import AgentConfig, SourceConfig
+from edge_agent.console.heard import board_model, find_bundle
+from edge_agent.console.intake import Answer, Intake
+from edge_agent.console.records import record
+from edge_agent.events import ModelFacts, node_info
+from edge_agent.link import ERROR, REPLY, Frame, Notice, Received, Request
+from edge_agent.mqtt import MqttDelivery, Report
+from edge_agent.outbox import Outbox
+from edge_agent.serial_port import LineLost, parse_address
+from pdmu.errors import UserError
+
+POLL_S = 0.2
+HELLO_S = 4.0  # between HELLOs: they keep the board sending, bring its count of samples, and tell when it was restarted
+SILENT_S = 12.0  # without a sign of life the line is taken for dead
+RESEND_S = 1.0  # between two requests for what was missed
+STABLE_S = 5.0  # a line that held so long was a good one: the next attempt comes soon
+RETRY_MAX_S = 10.0
+
+
+class BoardThread(threading.Thread):
+    """One board, from its line to stored messages; a line that breaks is opened again.
+
+    Attributes
+    ----------
+    trouble : str or None
+        What keeps the board from being heard at present.
+    cuts : int
+        How often the line was lost.
+    model : ModelFacts or None
+        The board's, once it has said so; then `on_model` was called.
+    """
+
+    def __init__(self, source: SourceConfig, bundles: Sequence[Path], intake: Intake, stop: threading.Event,
+                 on_model: Callable[[], None]) -> None:  # fmt: skip
+        super().__init__(name=source.name, daemon=True)
+        self.intake, self.health = intake, intake.health
+        self.error: Exception | None = None
+        self.trouble: str | None = None
+        self.cuts = 0
+        self.model: ModelFacts | None = None
+        self._source, self._bundles, self._stop_event, self._on_model = source, bundles, stop, on_model
+        self._inbox: deque[Received] = deque()
+        self._run_of_board: tuple[int, int] = (0, 0)  # its boot and its source of samples
+        self._resend_s = 0.0  # when what was missed was last asked for
+
+    def run(self) -> None:
+        """Work until stopped; what went wrong beyond lines and boards is left in `error`."""
+        failures = 0
+        try:
+            while not self._stop_event.is_set():
+                began_s = time.monotonic()
+                try:
+                    self._connect_and_listen()
+                except UserError as error:
+                    self.trouble = str(error)
+                failures = 0 if time.monotonic() - began_s > STABLE_S else failures + 1
+                self._stop_event.wait(random.uniform(0.1, min(RETRY_MAX_S, 0.25 * 2.0 ** min(failures, 10))))
+        except Exception as error:  # a thread's exception would otherwise vanish: the bridge ends on it
+            traceback.print_exc()
+            self.error = error
+
+    def _connect_and_listen(self) -> None:
+        self._inbox.clear()
+        self._run_of_board = (0, 0)
+        board, hello = connect(parse_address(self._source.port), self._source.baud, self._inbox.append)
+        try:
+            self._meet(board, hello)
+            self.trouble = None
+            self._listen(board)
+        except LineLost:
+            self.cuts += 1
+            raise
+        finally:
+            board.port.close()
+
+    def _listen(self, board: Board) -> None:
+        """Take what comes until the line breaks or the bridge is stopped."""
+        heard_s = asked_s = time.monotonic()
+        while not self._stop_event.is_set():
+            replies = board.receive(POLL_S)
+            now_s = time.monotonic()
+            if replies or self._inbox:
+                heard_s = now_s
+            for reply in replies:
+                self._reply(board, reply)
+            while self._inbox:
+                item = self._inbox.popleft()
+                if isinstance(item, Frame):
+                    self._notice(board, item)
+            if now_s - heard_s > SILENT_S:
+                raise LineLost(f"{board.port.where}: the board has been silent for {SILENT_S:.0f} s; has it stopped?")
+            if now_s - asked_s > HELLO_S:
+                board.send(Request.HELLO, struct.pack("<Q", board.nonce))
+                asked_s = now_s
+
+    def _meet(self, board: Board, hello: Hello) -> None:
+        """Learn who is there, at the beginning and when it is no longer the same."""
+        if (hello.boot, hello.source) != self._run_of_board:
+            model = board_model(hello, board.labels(hello), find_bundle(hello.sha256, self._bundles))
+            self.intake.meet(hello, model)
+            self._run_of_board = (hello.boot, hello.source)
+            if model != self.model:
+                self.model = model
+                self._on_model()
+        if hello.next_seq - 1 > self.intake.last:
+            self._ask_again(board)
+
+    def _reply(self, board: Board, reply: Frame) -> None:
+        if reply.type == Request.HELLO | REPLY:
+            self._meet(board, Hello.unpack(reply.payload))
+        elif reply.type == Request.RESEND | REPLY:
+            self.intake.told_kept(Kept.unpack(reply.payload))
+        elif reply.type == ERROR:
+            raise refusal(reply)
+
+    def _notice(self, board: Board, frame: Frame) -> None:
+        if frame.type == Notice.HEALTH:
+            undated = not self.intake.dated
+            self.intake.told_health(BoardHealth.unpack(frame.payload))
+            if undated:
+                self._ask_again(board)
+        elif frame.type == Notice.EVENT:
+            answer = self.intake.told_event(BoardEvent.unpack(frame.payload))
+            if answer is Answer.ACKNOWLEDGE:
+                board.send(Request.ACK, struct.pack("<I", self.intake.last))
+            elif answer is Answer.RESEND:
+                self._ask_again(board)
+
+    def _ask_again(self, board: Board) -> None:
+        """Have the board send what it keeps; not for each of many events that tell of the same gap."""
+        if self.intake.dated and time.monotonic() - self._resend_s > RESEND_S:
+            self._resend_s = time.monotonic()
+            board.send(Request.RESEND)
+
+
+def serial_sources(config: AgentConfig, name: str | None, port: str | None, baud: int | None) -> list[SourceConfig]:
+    """Return the boards to bridge: the configuration's, or the one that the command line names.
+
+    Raises
+    ------
+    UserError
+        There is none, or its port is given twice.
+    """
+    found = [s for s in config.source if s.type == "serial" and name in (None, s.name)]
+    if port is not None or baud is not None:
+        if len(found) > 1:
+            raise UserError(f"--port and --baud are for one board: name it with --source ({', '.join(s.name for s in found)})")
+        base = found[0] if found else SourceConfig(name=name or "board0", type="serial")
+        try:
+            return [SourceConfig(name=base.name, type="serial", port=port or base.port, baud=baud or base.baud)]
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    if not found:
+        which = f"no source '{name}' of type serial is configured" if name else "no source of type serial is configured"
+        raise UserError(f'{which}: add [[source]] with type = "serial" and port = "auto", or give --port')
+    return found
+
+
+def bridge(config: AgentConfig, sources: Sequence[SourceConfig], stop: threading.Event, report: Report,
+           on_detection: OnDetection) -> tuple[int, dict[str, Any]]:  # fmt: skip
+    """Run until stopped; then deliver what waits, as far as the broker lets us.
+
+    Returns
+    -------
+    status : int
+        0, or 1 when something was lost here or went wrong beyond lines and boards.
+    summary : dict
+        What has come and gone.
+
+    Raises
+    ------
+    UserError
+        The bridge cannot start as configured.
+    """
+    threads: list[BoardThread] = []
+    deliveries: list[MqttDelivery] = []
+
+    def make_threads(outbox: Outbox, delivery: MqttDelivery) -> list[BoardThread]:
+        def announce() -> None:
+            models = [t.model for t in threads if t.model is not None]
+            delivery.info = json.dumps(node_info(config.agent.node, models, config.hash))
+
+        deliveries.append(delivery)
+        for source in sources:
+            intake = Intake(config, source.name, outbox, delivery, on_detection)
+            threads.append(BoardThread(source, [Path(m.bundle) for m in config.model], intake, stop, announce))
+        return threads
+
+    status = serve(config, make_threads, stop, report)
+    counts = [t.intake.counts for t in threads]
+    return status, record(
+        "summary", node=config.agent.node, sources=[s.name for s in sources], detections=sum(c.detections for c in counts),
+        repeated=sum(c.repeated for c in counts), lost=sum(c.lost for c in counts), cuts=sum(t.cuts for t in threads),
+        messages_delivered=sum(d.delivered for d in deliveries),
+    )  # fmt: skip
+
+
+def summary_text(r: dict[str, Any]) -> str:
+    """Return the line of `bridge`'s summary."""
+    lost = f", {r['lost']} LOST on the board for want of memory" if r["lost"] else ""
+    return (
+        f"bridge: {r['detections']} detections stored, {r['repeated']} heard again and known{lost}; the line was lost {r['cuts']} times; "
+        f"{r['messages_delivered']} messages acknowledged by the broker"
+    )
