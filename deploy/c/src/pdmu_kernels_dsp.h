@@ -215,8 +215,8 @@ static PDMU_INLINE void pdmu_depthwise4(const pdmu_taps *t, const int16_t *w, co
 
 #else
 
-static PDMU_INLINE int16x2_t pdmu_even_bytes(uint32_t v) { return __sxtb16(v); }
-static PDMU_INLINE int16x2_t pdmu_odd_bytes(uint32_t v) { return __sxtb16(v >> 8 | v << 24); }
+static PDMU_INLINE int16x2_t pdmu_even_bytes(uint32_t v) { return __sxtb16((int8x4_t)v); }
+static PDMU_INLINE int16x2_t pdmu_odd_bytes(uint32_t v) { return __sxtb16((int8x4_t)(v >> 8 | v << 24)); }
 
 static PDMU_INLINE uint32_t pdmu_load_word(const void *p) {
     uint32_t v;
