@@ -1,4 +1,4 @@
-"""A forwarder between a console and a board whose line can be cut like a cable: what the board says meanwhile is gone."""
+"""A forwarder between a console and a board whose line can be cut like a cable, or be noisy: what the board says meanwhile is gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 READ_BYTES = 4096
@@ -19,6 +20,8 @@ class LineCutter:
     ----------
     upstream : int
         Port of the board on the loopback interface.
+    damage : callable, optional
+        What becomes of bytes on their way, in either direction.
 
     Attributes
     ----------
@@ -27,7 +30,8 @@ class LineCutter:
         How often a connected line was cut.
     """
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(self, upstream: int, damage: Callable[[bytes], bytes] = bytes) -> None:
+        self._damage = damage
         self._board = socket.create_connection(("127.0.0.1", upstream))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -74,7 +78,7 @@ class LineCutter:
                 self._ended.set()
             if self._client is not None:
                 with contextlib.suppress(OSError):  # a client that has gone is seen at its own end
-                    self._client.sendall(data)
+                    self._client.sendall(self._damage(data))
         elif end is self._client:
             assert self._client is not None
             try:
@@ -82,7 +86,7 @@ class LineCutter:
             except OSError:
                 data = b""
             if data:
-                self._board.sendall(data)
+                self._board.sendall(self._damage(data))
             else:
                 self._client.close()
                 self._client = None

@@ -57,6 +57,9 @@ def agent_rows(results: Results) -> list[tuple[str, str, str]]:
     for memory in of_kind(results, "agent_memory"):
         how = f"`agent_memory`: median over {memory['seconds']:g} s of a running agent; peak {memory['peak_mb']} MB"
         rows.append((f"resident memory, {memory['backend']} backend, MB", f"{memory['median_mb']}", how))
+    for bridge in of_kind(results, "bridge"):
+        how = f"`bridge`: a board's line cut {bridge['cuts']} times in {bridge['minutes']:g} min; {bridge['repeated']} came twice"
+        rows.append(("detections of a board at the broker exactly once", f"{bridge['exactly_once']} of {bridge['detections']}", how))
     for latency in of_kind(results, "latency"):
         late = latency["beyond_detector_ms"]
         how = f"`latency`: sample in → PUBACK of mosquitto, {latency['events']} events, median; largest {late['largest']} ms"

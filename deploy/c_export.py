@@ -20,6 +20,7 @@ from pdmu.golden import GOLDEN
 
 RUNTIME = Path(__file__).resolve().parent / "c"
 GENERATED = ("model_data.h", "model_data.c", "model_golden.c")
+KINDS = (".c", ".h", ".S", ".ld")
 BUILD_FILES = ("Makefile", "CMakeLists.txt", "README.md", "PROTOCOL.md")
 SOURCES = ("src/frontend.c", "src/model.c", "src/spiking.c", "src/process.c", "src/detector.c", "src/stream.c")
 MAX_DEPTHWISE_TAPS = 511  # products of int8 and int16 that an int32 holds
@@ -48,10 +49,15 @@ def export_c(bundle: Bundle, out_dir: Path) -> list[Path]:
         If the C runtime cannot hold the bundle (which limit, and the way out), or a file cannot be written.
     """
     check_limits(bundle)
-    texts = dict(zip(GENERATED, (model_header(bundle), model_source(bundle), golden_source(bundle)), strict=True))
-    runtime = [path for path in sorted(RUNTIME.rglob("*")) if path.suffix in (".c", ".h", ".S", ".ld") or path.name in BUILD_FILES]
-    texts |= {str(path.relative_to(RUNTIME)): path.read_text(encoding="utf-8") for path in runtime}
+    runtime = {path.relative_to(RUNTIME): path for path in sorted(RUNTIME.rglob("*")) if path.suffix in KINDS or path.name in BUILD_FILES}
+    texts = generated_texts(bundle)
+    texts |= {str(name): path.read_text(encoding="utf-8") for name, path in runtime.items() if name.parts[0] != "packaging"}
     return [write_text(Path(out_dir) / name, text) for name, text in texts.items()]
+
+
+def generated_texts(bundle: Bundle) -> dict[str, str]:
+    """Return file name → content of the model's own C files, `GENERATED`."""
+    return dict(zip(GENERATED, (model_header(bundle), model_source(bundle), golden_source(bundle)), strict=True))
 
 
 def build_shared(bundle: Bundle, out: Path, cc: str | None = None) -> Path:

@@ -16,13 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.c_export import SOURCES, export_c
+from deploy.finding import Finding, largest_difference
 from deploy.machines import MACHINES, build
 from deploy.toolchain import STRICT, compile_c, need
 from pdmu.bundle import Bundle
 from pdmu.detector import Detector, Event
 from pdmu.errors import UserError
+from pdmu.int_layer import Stages
+from pdmu.state_layout import stage_name, stage_values
 
-STAGES = {1: "features", 2: "conv{}", 3: "pdmu{}.u", 4: "pdmu{}.m", 5: "pdmu{}.p", 6: "pdmu{}.g", 7: "pdmu{}", 8: "logits", 9: "scores"}
+SMOOTHER = 0  # the stage that the law keeps to itself
 EVENT = 0xF0  # the record of an event, as c/conform/conform.c has it
 OUTCOMES = {"event": 0, "cut": 1, "too_short": 2, "refractory": 3}
 PROGRAM = ("model_data.c", *SOURCES, "conform/conform.c")
@@ -40,7 +43,7 @@ RUN_S = 1800.0  # an emulated board at a thirtieth of real time, and a stream of
 class Answer(NamedTuple):
     """What a runtime, or the law, makes of a signal."""
 
-    stages: dict[str, NDArray[np.int16]]  # flat, in the order of time
+    stages: dict[str, NDArray[np.integer]]  # flat, in the order of time
     events: list[tuple[int, ...]]  # label, outcome, onset step, end step, peak sum
 
 
@@ -68,14 +71,14 @@ class Program:
             raise UserError(f"{self.command[0]}: no end after {RUN_S:g} s; is the machine overloaded?") from None
         if done.returncode != 0 or not records.exists():
             raise UserError(f"{' '.join(self.command)}: exit status {done.returncode}\n{(done.stderr or done.stdout).strip()[-2000:]}")
-        stages: defaultdict[str, list[bytes]] = defaultdict(list)
+        stages: defaultdict[str, list[NDArray[np.integer]]] = defaultdict(list)
         events = []
         for stage, index, values in _records(records.read_bytes()):
             if stage == EVENT:
                 events.append(tuple(int(v) for v in np.frombuffer(values, "<i4")))
-            elif stage in STAGES:
-                stages[STAGES[stage].format(index)].append(values)
-        return Answer({name: np.frombuffer(b"".join(parts), "<i2") for name, parts in stages.items()}, events)
+            elif stage != SMOOTHER:
+                stages[stage_name(stage, index)].append(stage_values(stage, values))
+        return Answer({name: np.concatenate(parts) for name, parts in stages.items()}, events)
 
 
 def _records(raw: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -124,7 +127,28 @@ def build_target(bundle: Bundle, target: str, folder: Path) -> Program:
     return Program(folder, (*EMULATORS.get(target, ()), str(out)))
 
 
-def first_difference(found: Mapping[str, NDArray[np.int16]], law: Mapping[str, NDArray[np.int16]]) -> str | None:
+def check_program(program: Program, bundle: Bundle, law: Stages, target: str, signal: str, pcm: NDArray[np.int16]) -> list[Finding]:
+    """Compare every stage and every event of a program with the law's, to the last bit.
+
+    Parameters
+    ----------
+    law : mapping
+        Stages of the law over `pcm`.
+    pcm : ndarray of int16
+        Whole model steps.
+    """
+    answer = program.answer(pcm)
+    none = np.zeros(0, np.int16)
+    where = first_difference(answer.stages, law) or ""
+    findings = []
+    for name, expected in law.items():
+        largest = largest_difference(answer.stages.get(name, none), expected)
+        findings.append(Finding(signal, target, name, largest, 0, where=where if where.startswith(f"{name},") else ""))
+    same = answer.events == law_events(bundle, law["scores"])
+    return [*findings, Finding(signal, target, "events", 0 if same else float("inf"), 0)]
+
+
+def first_difference(found: Mapping[str, NDArray[np.integer]], law: Mapping[str, NDArray[np.integer]]) -> str | None:
     """Name the first place at which a runtime leaves the law, by the order of the computation; None where it never does."""
     places = []
     for order, (name, expected) in enumerate(law.items()):

@@ -1,4 +1,4 @@
-"""``pdmu-export``: a training run to a bundle, a bundle to TFLite graphs or to C."""
+"""``pdmu-export``: a training run to a bundle, a bundle to TFLite graphs, to C, or to a project for a board."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.commands import report_errors
+from deploy.packages import PLATFORMS, export_package
 from pdmu.bundle import Bundle, read_bundle, write_bundle
 from pdmu.errors import UserError
 from pdmu.files import write_text
 
-TARGETS = ("bundle", "tflite", "c")
+TARGETS = ("bundle", "tflite", "c", *PLATFORMS)
 EXAMPLES = """examples:
   pdmu-export runs/cough --name cough --version 1.0.0           quantise a training run: runs/cough/cough.pdmu and its card cough.md
   pdmu-export runs/cough --target bundle --target tflite        and its TFLite graphs beside it
   pdmu-export models/cough.pdmu --target tflite --out /tmp/x    graphs of a bundle, elsewhere
   pdmu-export models/cough.pdmu --target c                      a C99 project in models/cough.c/
   pdmu-export models/cough.pdmu --target c --build              and its shared library models/cough.so
+  pdmu-export models/cough.pdmu --target arduino                an Arduino library, models/cough.arduino/; others alike
 """
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exits with status 2 on wrong usage."""
     parser = argparse.ArgumentParser(
-        prog="pdmu-export", description="Turn a training run into a model bundle, and a bundle into TFLite graphs or C source.",
+        prog="pdmu-export",
+        description="Turn a training run into a model bundle, and a bundle into TFLite graphs, C source or a project for a board.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("source", type=Path, metavar="RUN_DIR|BUNDLE", help="folder of a training run, or a bundle (.pdmu)")
@@ -44,7 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if args.build and "c" not in args.target:
         parser.error("--build compiles the C export: add --target c")
     if not is_run and "bundle" in args.target:
-        parser.error("--target bundle needs the folder of a training run; a bundle exports to tflite and c")
+        parser.error("--target bundle needs the folder of a training run; a bundle exports to the others")
     if args.name is not None and (not args.name or args.name.startswith(".") or Path(args.name).name != args.name):
         parser.error(f"--name {args.name}: it becomes a file's name, so no folder and no leading dot; the folder is --out")
     if not is_run and (args.name or args.version):
@@ -83,6 +86,9 @@ def _export(args: argparse.Namespace) -> int:
         written += export_c(bundle, out_dir / f"{path.stem}.c")
         if args.build:
             written.append(build_shared(bundle, out_dir / f"{path.stem}.so"))
+    for platform in PLATFORMS:
+        if platform in args.target:
+            written += export_package(bundle, platform, out_dir / f"{path.stem}.{platform}")
     _report(args, path, bundle, written, time.monotonic() - began)
     return 0
 

@@ -25,7 +25,8 @@ MAX_FACTOR = 2.0**29  # of a layer's terms into its output's counts: beyond it n
 
 def see_layer(name: str, layer: PDMULayer, x: Tensor, see: Callable[[str, Tensor], None]) -> Tensor:
     """Run a layer over a whole recording, show `see` every value that is quantised, and return the layer's output."""
-    c, state = layer.config, layer.init_state(len(x), x)
+    c = layer.config
+    state: Any = layer.init_state(len(x), x)
     u = layer.write(x)
     if isinstance(layer, SpikingDMULayer) and layer.write_neurons is not None:
         u, _ = layer.write_neurons(u, state.neurons[1])
@@ -89,8 +90,8 @@ def quantize_layer(tensors: Tensors, prefix: str, layer: PDMULayer, in_scale: fl
     c, w, name = layer.config, folded_layer(layer), prefix[:-1]
     t: Tensors = memory_tensors(c.order, c.theta)
     m_scale, p_scale, scale = (activation_scale(ranges.get(name + part, 0.0)) for part in (".m", ".p", ""))
-    outputs: F64 | float = scale  # real value of one count of what the last sum gives
-    u_scale: F64 | float = m_scale
+    outputs = np.full(c.hidden, scale)  # real value of one count of what the last sum gives
+    u_scale = np.full(c.channels, m_scale)
     if isinstance(layer, SpikingDMULayer):
         scale = 1.0
         outputs = _neurons(t, "", layer.output_neurons, name)
@@ -108,7 +109,7 @@ def quantize_layer(tensors: Tensors, prefix: str, layer: PDMULayer, in_scale: fl
     else:
         t["p_scale"], read = scale32(p_scale), np.full(c.hidden, p_scale)
         t["mp"], t["sp"] = multipliers(sm * m_scale / p_scale)
-    t |= _output_multipliers(read / outputs, sx * in_scale / outputs, in_scale / outputs if c.residual else 0.0, name)
+    t |= _output_multipliers(read / outputs, sx * in_scale / outputs, in_scale / outputs * c.residual, name)
     if c.spiking:
         del t["mr"]
     if "wg" in w:
@@ -150,12 +151,12 @@ def memory_tensors(order: int, theta: float) -> Tensors:
     return {"aq": as_int[0], "bq": as_int[1], "ka": np.array([ka], np.int8)}
 
 
-def _output_multipliers(t_factors: F64, x_factors: F64, r_factor: float, name: str) -> Tensors:
+def _output_multipliers(t_factors: F64, x_factors: F64, r_factors: F64, name: str) -> Tensors:
     """One shift a row for the layer's three output terms: multipliers of t and x[h] below 2^31, of the wide accumulator below 2^30."""
-    largest = np.maximum(np.maximum(t_factors, r_factor), 2 * x_factors)
+    largest = np.maximum(np.maximum(t_factors, r_factors), 2 * x_factors)
     if largest.max() >= MAX_FACTOR:
         raise UserError(f"cannot quantise: {name} has outputs, or a threshold, too small for its weights; the training diverged")
     shift = np.clip(30 - np.ceil(np.log2(largest)), 1, 62).astype(np.int64)
-    rows = {"mt": t_factors, "mx": x_factors, "mr": np.full(len(shift), r_factor)}
+    rows = {"mt": t_factors, "mx": x_factors, "mr": r_factors}
     out: Tensors = {key: round_half_up(v * 2.0**shift).astype(np.int32) for key, v in rows.items()}
     return out | {"sh": shift.astype(np.int8)}

@@ -33,6 +33,8 @@ class Value:
     index: int
     shape: tuple[int, ...]
     scale: float
+    real: bool = False  # float32 in graphs of both precisions; `scale` is 1
+    refined: int = 1  # counts here of one count of the law's
 
     @property
     def reach(self) -> float:
@@ -142,17 +144,21 @@ class Graph:
         """Join values of one scale along `axis`."""
         shape = list(parts[0].shape)
         shape[axis] = sum(p.shape[axis] for p in parts)
-        y = self._value(name, shape, parts[0].scale)
-        self._op(Op.CONCATENATION, [p.index for p in parts], y, (1, 3), axis=axis)
+        y = self._like(parts[0], name, shape)
+        self._op(Op.CONCATENATION, [p.index for p in parts], y, (1, 1 if y.real else 3), axis=axis)
         return y
 
     def last(self, name: str, x: Value, count: int, axis: int = 0) -> Value:
         """The last `count` entries along `axis`."""
+        return self.part(name, x, x.shape[axis] - count, count, axis)
+
+    def part(self, name: str, x: Value, first: int, count: int, axis: int = 0) -> Value:
+        """`count` entries along `axis` from `first` on."""
         begin, size = [0] * len(x.shape), list(x.shape)
-        begin[axis], size[axis] = x.shape[axis] - count, count
+        begin[axis], size[axis] = first, count
         bounds = [self._writer.constant(f"{name}/{k}", np.array(v, np.int32)) for k, v in (("begin", begin), ("size", size))]
-        y = self._value(name, size, x.scale)
-        self._op(Op.SLICE, [x.index, *bounds], y, (1, 4))
+        y = self._like(x, name, size)
+        self._op(Op.SLICE, [x.index, *bounds], y, (1, 1 if x.real else 4))
         return y
 
     def reshape(self, name: str, x: Value, shape: Sequence[int]) -> Value:
@@ -179,6 +185,12 @@ class Graph:
         self._op(Op.ADD, [a.index, b.index], y, (1, 3), activation=RELU if final else NONE, pot_scale_int16=False)
         return self._clamped(name, y, positive=True) if final else y
 
+    def saturating_add(self, name: str, a: Value, b: Value) -> Value:
+        """``a + b`` of values of one scale, at that scale."""
+        y = self._wide(name, a.shape, a.scale, saturate=True)
+        self._op(Op.ADD, [a.index, b.index], y, (1, 3), activation=NONE, pot_scale_int16=False)
+        return self._clamped(name, y)
+
     def squash(self, name: str, x: Value, kind: Literal["softmax", "sigmoid"]) -> Value:
         """Softmax over the last axis, or a sigmoid of each; Q15."""
         y = self._value(name, x.shape, Q15)
@@ -187,6 +199,84 @@ class Graph:
         else:
             self._op(Op.LOGISTIC, [x.index], y, (1, 3))
         return y
+
+    def real_input(self, name: str, shape: Sequence[int]) -> Value:
+        """Declare an input that is float32 in graphs of both precisions."""
+        value = self._real(name, shape)
+        self._inputs.append(value.index)
+        return value
+
+    def real_constant(self, name: str, values: NDArray[np.float64]) -> Value:
+        """Add a float32 constant."""
+        return Value(self._writer.constant(name, values.astype(np.float32)), values.shape, 1.0, real=True)
+
+    def to_real(self, name: str, x: Value) -> Value:
+        """The real values of `x`, float32."""
+        if not self.integer:
+            return Value(x.index, x.shape, 1.0, real=True)
+        y = self._real(name, x.shape)
+        self._op(Op.DEQUANTIZE, [x.index], y, (1, 3))
+        return y
+
+    def from_real(self, name: str, x: Value, scale: float) -> Value:
+        """Real values as the graph's own activations, at a scale that holds them."""
+        if not self.integer:
+            return Value(x.index, x.shape, scale)
+        y = self._value(name, x.shape, scale)
+        self._op(Op.QUANTIZE, [x.index], y, (1, 3))
+        return y
+
+    def combine(self, code: int, name: str, a: Value, b: Value) -> Value:
+        """``a + b``, ``a - b`` or ``a b`` of real values, element by element (``Op.ADD``, ``Op.SUB``, ``Op.MUL``); `b` may be one row."""
+        y = self._real(name, a.shape)
+        self._op(code, [a.index, b.index], y, (1, 1), activation=NONE)
+        return y
+
+    def above(self, name: str, a: Value, b: Value) -> tuple[Value, Value]:
+        """Where ``a > b`` of real values: as truth values, and as zeros and ones."""
+        truth = Value(self._writer.tensor(name + "/truth", a.shape, "bool"), a.shape, 1.0)
+        self._op(Op.GREATER, [a.index, b.index], truth, (1, 1))
+        y = self._real(name, a.shape)
+        self._op(Op.CAST, [truth.index], y, (1, 1))
+        return truth, y
+
+    def select(self, name: str, truth: Value, a: Value, b: Value) -> Value:
+        """`a` where `truth` holds and `b` elsewhere, real values."""
+        y = self._real(name, a.shape)
+        self._op(Op.SELECT, [truth.index, a.index, b.index], y, (1, 1))
+        return y
+
+    def largest(self, name: str, x: Value) -> Value:
+        """The largest of each row of ``[K, N]`` real values, ``[K, 1]``."""
+        y = self._real(name, (x.shape[0], 1))
+        axis = self._writer.constant(name + "/axis", np.array([1], np.int32))
+        self._op(Op.REDUCE_MAX, [x.index, axis], y, (1, 1), keep_dims=True)
+        return y
+
+    def one_hot_of_largest(self, name: str, x: Value, factor: int, offset: NDArray[np.int64], depth: int) -> Value:
+        """Real ``[depth, K]`` whose column k has its one in row ``factor · argmax(x[k]) + offset[k]``; of equals the first counts."""
+        rows = x.shape[0]
+
+        def whole(part: str, values: NDArray[np.int64]) -> int:
+            return self._writer.constant(f"{name}/{part}", values.astype(np.int32))
+
+        def indices(part: str) -> Value:
+            return Value(self._writer.tensor(f"{name}/{part}", (rows,), "int32"), (rows,), 1.0)
+
+        choice, scaled, row, y = indices("choice"), indices("scaled"), indices("row"), self._real(name, (depth, rows))
+        kind = tflite.TensorType.INT32
+        self._op(Op.ARG_MAX, [x.index, whole("axis", np.array(1))], choice, (1, 1), output_type=kind)
+        self._op(Op.MUL, [choice.index, whole("factor", np.full(rows, factor))], scaled, (1, 1), activation=NONE)
+        self._op(Op.ADD, [scaled.index, whole("offset", offset)], row, (1, 1), activation=NONE)
+        on, off = (self.real_constant(f"{name}/{k}", np.array(v)).index for k, v in (("on", 1.0), ("off", 0.0)))
+        self._op(Op.ONE_HOT, [row.index, whole("depth", np.array(depth)), on, off], y, (1, 1), axis=0)
+        return y
+
+    def _real(self, name: str, shape: Sequence[int]) -> Value:
+        return Value(self._writer.tensor(name, shape, "float32"), tuple(shape), 1.0, real=True)
+
+    def _like(self, x: Value, name: str, shape: Sequence[int]) -> Value:
+        return self._real(name, shape) if x.real else self._value(name, shape, x.scale)
 
     def _value(self, name: str, shape: Sequence[int], scale: float) -> Value:
         return Value(self._writer.tensor(name, shape, self._dtype, scale if self.integer else ()), tuple(shape), scale)

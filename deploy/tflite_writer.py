@@ -18,7 +18,7 @@ Opt = tflite.BuiltinOptions
 ALIGNMENT = 16  # the schema's force_align of Buffer.data; runtimes map weights in place
 TENSOR_TYPES = {
     "float32": tflite.TensorType.FLOAT32, "int8": tflite.TensorType.INT8, "int16": tflite.TensorType.INT16,
-    "int32": tflite.TensorType.INT32, "int64": tflite.TensorType.INT64,
+    "int32": tflite.TensorType.INT32, "int64": tflite.TensorType.INT64, "bool": tflite.TensorType.BOOL,
 }  # fmt: skip
 
 # How an operator's options table is written: setter by option name. An operator without an entry has an empty options table or none.
@@ -29,18 +29,28 @@ _CONV = {
 }  # fmt: skip
 _OPTIONS: dict[int, tuple[str, dict[str, str]]] = {
     Op.ADD: ("AddOptions", {"activation": "FusedActivationFunction", "pot_scale_int16": "PotScaleInt16"}),
+    Op.ARG_MAX: ("ArgMaxOptions", {"output_type": "OutputType"}),
     Op.BATCH_MATMUL: ("BatchMatMulOptions", {}),
+    Op.CAST: ("CastOptions", {}),
     Op.CONCATENATION: ("ConcatenationOptions", {"axis": "Axis"}),
     Op.CONV_2D: ("Conv2DOptions", _CONV),
     Op.DEPTHWISE_CONV_2D: ("DepthwiseConv2DOptions", _CONV | {"depth_multiplier": "DepthMultiplier"}),
+    Op.DEQUANTIZE: ("DequantizeOptions", {}),
     Op.FULLY_CONNECTED: ("FullyConnectedOptions", {"activation": "FusedActivationFunction", "quantized_bias_type": "QuantizedBiasType"}),
     Op.GATHER: ("GatherOptions", {"axis": "Axis"}),
+    Op.GREATER: ("GreaterOptions", {}),
     Op.MAXIMUM: ("MaximumMinimumOptions", {}),
     Op.MINIMUM: ("MaximumMinimumOptions", {}),
+    Op.MUL: ("MulOptions", {"activation": "FusedActivationFunction"}),
+    Op.ONE_HOT: ("OneHotOptions", {"axis": "Axis"}),
     Op.PAD: ("PadOptions", {}),
+    Op.QUANTIZE: ("QuantizeOptions", {}),
+    Op.REDUCE_MAX: ("ReducerOptions", {"keep_dims": "KeepDims"}),
     Op.RESHAPE: ("ReshapeOptions", {}),
+    Op.SELECT: ("SelectOptions", {}),
     Op.SLICE: ("SliceOptions", {}),
     Op.SOFTMAX: ("SoftmaxOptions", {"beta": "Beta"}),
+    Op.SUB: ("SubOptions", {"activation": "FusedActivationFunction"}),
 }
 
 
@@ -87,7 +97,7 @@ class TFLiteWriter:
         name : str
         shape : sequence of int
         dtype : str
-            ``float32``, ``int8``, ``int16``, ``int32`` or ``int64``.
+            ``float32``, ``int8``, ``int16``, ``int32``, ``int64`` or ``bool``.
         scale : array_like of float
             Real value of one count, zero point 0: nothing (float), one value, or one for each index of `axis`.
         axis : int

@@ -222,7 +222,7 @@ class BenchTicks(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """RESEND's reply: the events kept, which come again after it, and how many had to be dropped."""
+    """RESEND's reply: the events kept (none where `first` is beyond `last`), which come again after it, and how many had to be dropped."""
 
     first: int
     last: int

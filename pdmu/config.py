@@ -238,6 +238,11 @@ class PDMUConfig:
         """Whether what is written into and read from the memory are spikes too; the delay line then holds the memory."""
         return self.spiking and self.spikes == "all"
 
+    @property
+    def line_width(self) -> int:
+        """Values a step that a causal layer's delay line holds: the projected memory, or the memory where its reads are spikes."""
+        return self.channels * self.order if self.spikes_inside else self.hidden
+
     def law(self) -> dict[str, Any]:
         """Return the settings the integer law reads; those of spiking layers appear in spiking layers only."""
         whole = to_dict(self)
@@ -300,6 +305,11 @@ class ModelConfig:
         for c in self.conv:
             s *= c.stride_time
         return s
+
+    @property
+    def decides(self) -> bool:
+        """Whether a layer makes hard decisions: spikes, or routes of an EPDMU."""
+        return any(layer.spiking or layer.routed for layer in self.layers)
 
     def conv_shapes(self, n_mels: int) -> list[tuple[int, int]]:
         """Return (bins, channels) before each convolution and after the last."""

@@ -62,7 +62,7 @@ class LayerState(NamedTuple):
 def layer_init(layer: PDMUConfig) -> LayerState:
     """Return the state before the first step: all zero."""
     q, size, steps = layer.channels, layer.channels * layer.order, layer.delay_steps
-    values = np.zeros((steps, size if layer.spikes_inside else layer.hidden), np.int16)
+    values = np.zeros((steps, layer.line_width), np.int16)
     line = RouteLine(values) if layer.routed else DelayLine(values, np.zeros((steps, layer.taps), np.int16))
     inner = (q, size) if layer.spikes_inside else (0, 0)
     neurons = Neurons(*(np.zeros(n, np.int32) for n in (layer.hidden, *inner))) if layer.spiking else None

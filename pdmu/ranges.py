@@ -44,7 +44,7 @@ def _check_layer(proof: _Proof, p: str, layer: PDMUConfig, limit: int) -> None:
         read = proof.sums(p + "wm", "", 1)
     else:
         proof.affine(p, ("wm", "", "mp", "sp"), INPUT_LIMIT)
-        read = total
+        read = np.full(layer.hidden, total, object)
     mixed = np.abs(proof.wide(p + "mt")) * read + proof.sums(p + "wx", p + "bx", limit) * np.abs(proof.wide(p + "mx"))
     residual = np.abs(proof.wide(p + "mr")) * limit if layer.residual else 0
     proof.check(p + "wx", mixed + residual, p + "sh")

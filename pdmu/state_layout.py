@@ -29,6 +29,12 @@ def stage_name(stage: int, index: int) -> str:
     return STAGES[stage].format(index)
 
 
+def stage_values(stage: int, raw: bytes) -> NDArray[np.integer]:
+    """Return a stage's little-endian bytes as the integers they are, flat: int64 smoother, int32 potentials, int16 everything else."""
+    part = STAGES[stage].removeprefix("pdmu{}.")
+    return np.frombuffer(raw, "<i8" if part == "smoother" else "<i4" if part in ("v", "v_u", "v_r") else "<i2")
+
+
 class Member(NamedTuple):
     """An array of the state struct."""
 
@@ -51,7 +57,7 @@ def state_members(bundle: Bundle) -> list[Member]:
         size = layer.channels * layer.order
         members.append(Member(f"pdmu{i}_m", "int16", size))
         if layer.gate != "off":
-            members.append(Member(f"pdmu{i}_p", "int16", layer.delay_steps * (size if layer.spikes_inside else layer.hidden)))
+            members.append(Member(f"pdmu{i}_p", "int16", layer.delay_steps * layer.line_width))
         if layer.gate == "softmax":
             members.append(Member(f"pdmu{i}_g", "int16", layer.delay_steps * layer.taps))
         if layer.spiking:

@@ -16,7 +16,7 @@ from pdmu.config import FrontendConfig, LIFConfig, ModelConfig, PDMUConfig, to_d
 from pdmu.errors import UserError
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.int_model import model_init, model_step
-from tests.deploy.random_bundle import random_bundle
+from tests.deploy.random_bundle import form_bundle, random_bundle
 from tests.helpers import tiny_bundle
 
 
@@ -134,6 +134,26 @@ def test_self_test_names_what_differs(written: tuple[Path, Bundle]) -> None:
     altered["head.bias"] = altered["head.bias"] + np.int32(5000)
     with pytest.raises(UserError, match="stage 'logits'"):
         self_test(replace(bundle, tensors=altered))
+
+
+@pytest.mark.parametrize("cell", ["pdmu", "spiking"])
+def test_a_tolerance_holds_at_half_of_the_steps_where_a_network_decides(cell: str) -> None:
+    bundle = form_bundle("softmax", cell)
+    promised = np.array(bundle.golden["scores"], np.int16)
+
+    def from_step(first: int) -> np.ndarray:
+        return np.where(np.arange(len(promised))[:, None] >= first, 32767 - promised, promised)
+
+    few, most = from_step(len(promised) - 5), from_step(5)
+    with pytest.raises(UserError, match="step 5 differs"):
+        self_test(bundle, lambda _: most, tolerance_q15=100)
+    with pytest.raises(UserError, match=f"step {len(promised) - 5} differs"):
+        self_test(bundle, lambda _: few)
+    if cell == "spiking":
+        self_test(bundle, lambda _: few, tolerance_q15=100)
+    else:
+        with pytest.raises(UserError, match=f"step {len(promised) - 5} differs"):
+            self_test(bundle, lambda _: few, tolerance_q15=100)
 
 
 def test_thresholds_and_reject_labels_must_fit(tmp_path: Path) -> None:

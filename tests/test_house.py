@@ -112,7 +112,7 @@ def test_wheel_holds_our_packages_and_their_data(wheel: Path) -> None:
     assert tops <= set(PACKAGES), "a top-level 'datasets' would overwrite Hugging Face's"
     carried = {f"pdmu/_datasets/{path.relative_to(REPO / 'datasets').as_posix()}" for path in (REPO / "datasets").rglob("*.toml")}
     carried |= {f"pdmu/_models/{path.name}" for path in (REPO / "models").glob("*.pdmu")}
-    carried |= {path.relative_to(REPO).as_posix() for path in (REPO / "deploy" / "c").rglob("*.[ch]")}
+    carried |= {path.relative_to(REPO).as_posix() for path in (REPO / "deploy" / "c").rglob("*") if path.is_file()}
     carried |= {path.relative_to(REPO).as_posix() for path in (REPO / "edge_agent" / "schema").glob("*.json")}
     for kind in ("pdmu/_datasets/recipes/", "deploy/c/", "edge_agent/schema/", "pdmu/_models/"):
         assert any(name.startswith(kind) for name in carried), f"the checkout has nothing that would become {kind}"

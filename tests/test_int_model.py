@@ -8,11 +8,12 @@ import pytest
 from pdmu.bundle import int_model
 from pdmu.config import FrontendConfig, ModelConfig, PDMUConfig
 from pdmu.errors import UserError
-from pdmu.int_model import model_init, model_step, model_trace
+from pdmu.int_layer import lif
+from pdmu.int_model import IntModel, model_init, model_step, model_trace
 from pdmu.ranges import check_ranges
 from pdmu.tensors import check_tensors
 from tests import reference
-from tests.deploy.random_bundle import random_bundle
+from tests.deploy.random_bundle import FORMS, form_bundle, random_bundle
 
 
 def _features(bundle_seed: int, n_mels: int, frames: int) -> np.ndarray:
@@ -30,9 +31,27 @@ def test_network_equals_its_plain_reference(seed: int) -> None:
     assert scores.tolist() == reference.run_network(model, features.tolist())
 
 
+@pytest.mark.parametrize(("gate", "cell"), FORMS)
+def test_every_form_equals_its_plain_reference(gate: str, cell: str) -> None:
+    model = int_model(form_bundle(gate, cell))
+    features = _features(2, model.n_mels, 80)
+    _, scores, trace = model_trace(model, model_init(model), features)
+    assert scores.tolist() == reference.run_network(model, features.tolist())
+    if cell != "pdmu":
+        assert 0 < trace["pdmu1"].mean() < 1, "neurons that never or always fire test nothing"
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_any_cut_gives_the_same_scores_and_state(seed: int) -> None:
-    model = int_model(random_bundle(seed))
+    _assert_any_cut(int_model(random_bundle(seed)), seed)
+
+
+@pytest.mark.parametrize(("gate", "cell"), FORMS)
+def test_any_cut_of_every_form_gives_the_same_scores_and_state(gate: str, cell: str) -> None:
+    _assert_any_cut(int_model(form_bundle(gate, cell)), 1)
+
+
+def _assert_any_cut(model: IntModel, seed: int) -> None:
     features = _features(seed, model.n_mels, 60)
     end, whole = model_step(model, model_init(model), features)
     rng, state, parts, at = np.random.default_rng(seed), model_init(model), [], 0
@@ -47,12 +66,37 @@ def test_any_cut_gives_the_same_scores_and_state(seed: int) -> None:
         assert np.array_equal(a, b), name
 
 
-def test_trace_holds_every_stage_and_the_same_scores() -> None:
-    model = int_model(random_bundle(3))
+@pytest.mark.parametrize(
+    ("cell", "inner"),
+    [("pdmu", "u m p g"), ("spiking", "u m p g v"), ("spiking inside", "v_u u m g v_r r v")],
+)
+def test_trace_holds_every_stage_and_the_same_scores(cell: str, inner: str) -> None:
+    model = int_model(form_bundle("softmax", cell))
     features = _features(3, model.n_mels, 30)
     _, scores, trace = model_trace(model, model_init(model), features)
     assert np.array_equal(trace["scores"], scores)
-    assert {f"conv{i}" for i in range(len(model.config.conv))} | {"pdmu0.u", "pdmu0.m", "pdmu0.p", "pdmu0", "logits"} <= set(trace)
+    assert {k for k in trace if k.startswith("pdmu0")} == {"pdmu0"} | {f"pdmu0.{k}" for k in inner.split()}
+    assert {"conv0", "logits"} <= set(trace)
+
+
+def test_equal_gate_logits_route_to_the_shortest_delay() -> None:
+    bundle = form_bundle("top1", "pdmu")
+    tensors = dict(bundle.tensors) | {k: np.zeros_like(bundle.tensors[k]) for k in ("pdmu0.wg", "pdmu0.bg")}
+    model = IntModel(bundle.model, bundle.frontend.n_mels, tensors)
+    _, _, trace = model_trace(model, model_init(model), _features(3, model.n_mels, 8))
+    assert (trace["pdmu0.g"] == [6554, 0, 0, 0, 0]).all()  # a fifth in Q15
+
+
+def test_potentials_and_the_line_saturate() -> None:
+    """A neuron driven to either rail stays there, and sums of what arrives at one instant stop at int16's."""
+    v, spikes = lif(np.array([32768, 32768]), "subtract", np.zeros(2, np.int32), np.array([[1 << 30, -(1 << 30)]] * 4))
+    assert v[-1].tolist() == [1 << 30, -(1 << 30)] and spikes[-1].tolist() == [1, 0]
+    bundle = form_bundle("straight_through", "pdmu")
+    tensors = dict(bundle.tensors) | {"pdmu0.wg": np.zeros_like(bundle.tensors["pdmu0.wg"])}
+    tensors["pdmu0.mp"] = np.full_like(tensors["pdmu0.mp"], 2**31 - 1)
+    tensors["pdmu0.sp"] = np.full_like(tensors["pdmu0.sp"], 20)
+    state, _ = model_step(m := IntModel(bundle.model, bundle.frontend.n_mels, tensors), model_init(m), _features(3, m.n_mels, 60))
+    assert np.abs(state.arrays()["pdmu0.arriving"].astype(int)).max() >= 32767
 
 
 @pytest.mark.parametrize(
@@ -89,3 +133,22 @@ def test_sum_that_may_leave_int64_is_refused_and_named() -> None:
         with pytest.raises(UserError, match=f"{prefix}.*, row {len(last) - 1}: a sum may need 65 bits"):
             check_ranges(bundle.model, tensors)
         last[-1] = 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("beta", 32769, "a decay outside 0"), ("beta_r", -1, "a decay outside 0"), ("us", 0, "not positive"), ("sz", 63, "a shift outside"),
+     ("v_scale", 0, "not a positive number")],
+)  # fmt: skip
+def test_neurons_outside_the_law_are_refused(name: str, value: int, message: str) -> None:
+    bundle = form_bundle("softmax", "spiking inside")
+    tensors = dict(bundle.tensors) | {f"pdmu0.{name}": np.full_like(bundle.tensors[f"pdmu0.{name}"], value)}
+    with pytest.raises(UserError, match=f"pdmu0.{name}' holds .*{message}"):
+        check_tensors(bundle.model, bundle.frontend.n_mels, tensors)
+
+
+def test_sums_over_spikes_that_may_leave_int32_are_refused() -> None:
+    bundle = form_bundle("softmax", "spiking inside")
+    tensors = dict(bundle.tensors) | {"pdmu1.bx": np.full_like(bundle.tensors["pdmu1.bx"], 2**31 - 100)}
+    with pytest.raises(UserError, match="pdmu1.wx, row .: a sum of spikes' weights may need more than 32 bits"):
+        check_ranges(bundle.model, tensors)

@@ -6,7 +6,7 @@ from typing import Any
 
 from edge_agent.board_messages import Feature
 from edge_agent.console.records import record
-from edge_agent.console.session import Session
+from edge_agent.console.session import Session, lent
 from pdmu.errors import UserError
 
 PARTS = ("frontend", "network", "detector", "all")
@@ -29,7 +29,8 @@ def bench(met: Session, hops: int) -> dict[str, Any]:
     """
     if Feature.BENCH not in met.hello.features:
         raise UserError("the board's firmware was built without BENCH: build it with it to measure")
-    ticks = met.board.bench(hops, ANSWER_S)
+    with lent(met):
+        ticks = met.board.bench(hops, ANSWER_S)
     if not (ticks.hops and ticks.tick_hz):
         raise UserError("the board timed nothing: its firmware has no clock for BENCH")
     counts = {part: getattr(ticks, part) / ticks.hops for part in PARTS}

@@ -17,7 +17,7 @@ class BoardClock:
     ----------
     rate_hz : int
     live : bool
-        The board has a microphone.
+        The samples come by a clock of the board's own, not from whoever feeds it.
     """
 
     def __init__(self, rate_hz: int, live: bool) -> None:

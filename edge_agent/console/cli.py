@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_agent.command import guarded, log, stopped_by_signals
+from edge_agent.command import Told, guarded, log, stopped_by_signals
 from edge_agent.config import read_config
 from edge_agent.console.bench import bench, bench_text
 from edge_agent.console.bridge import bridge, serial_sources, summary_text
@@ -147,16 +147,17 @@ def cmd_bridge(args: argparse.Namespace) -> int:
     """`pdmu-console bridge`."""
     config = read_config(args.config, overrides=args.set)
     sources = serial_sources(config, args.source, args.port and str(args.port), args.baud)
+    told = Told()
 
     def tell(d: Detection) -> None:
         if args.json:
-            print(json.dumps(to_dict(d)), flush=True)
+            told.line(json.dumps(to_dict(d)))
         else:
             log(f"detection: {d.source} {d.label} {d.score:.2f}, {d.ts}, for {d.dur_s:.2f} s")
 
     status, summary = bridge(config, sources, stopped_by_signals(), log, tell)
     if args.json:
-        print(json.dumps(summary), flush=True)
+        told.line(json.dumps(summary))
     log(summary_text(summary))
     return status
 

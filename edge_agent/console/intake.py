@@ -66,7 +66,7 @@ class Intake:
             self._lost, self._dropped = 0, 0
             self.last = self._outbox.mark(self._mark(hello.boot))
         if (hello.boot, hello.source) != (self._boot, self._samples_from):
-            self._clock = BoardClock(model.sample_rate_hz, hello.source == PcmSource.MICROPHONE)
+            self._clock = BoardClock(model.sample_rate_hz, hello.source != PcmSource.SERIAL)
         self._clock.doubt()
         self._boot, self._samples_from, self._model = hello.boot, hello.source, model
 

@@ -11,7 +11,6 @@ from edge_agent.board import Board, connect
 from edge_agent.board_messages import Hello, Label, PcmSource
 from edge_agent.console.heard import board_model, find_bundle
 from edge_agent.events import ModelFacts
-from edge_agent.link import Received
 from edge_agent.serial_port import Address, LineLost
 from pdmu.bundle import Bundle
 from pdmu.errors import UserError
@@ -25,10 +24,6 @@ class Session(NamedTuple):
     labels: list[Label]
     bundle: Bundle | None  # the board's, where it is known here
     model: ModelFacts
-
-
-def _unheard(_item: Received) -> None:
-    """Notices nobody asked for."""
 
 
 @contextlib.contextmanager
@@ -50,8 +45,19 @@ def session(address: Address, baud: int | None, bundle_path: Path | None = None)
 
 
 @contextlib.contextmanager
-def fed_by_serial(met: Session, discard: bool) -> Iterator[None]:
-    """Have the board hear what this program sends; at the end its former source is given back and our detections are forgotten.
+def lent(met: Session) -> Iterator[None]:
+    """Have the board wait for what this program sends; at the end it goes on hearing what it heard before, from a fresh state."""
+    met.board.reset(PcmSource.SERIAL)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(LineLost):  # the board is gone: there is nothing to give back, and what happened is already being said
+            met.board.reset(PcmSource(met.hello.source))
+
+
+@contextlib.contextmanager
+def fed(met: Session, discard: bool) -> Iterator[None]:
+    """Borrow the board to hear what this program sends, and have it forget what it detected in it.
 
     Parameters
     ----------
@@ -64,15 +70,15 @@ def fed_by_serial(met: Session, discard: bool) -> Iterator[None]:
         It keeps some, and they are not to be discarded.
     """
     kept = met.board.resend()
-    if 0 < kept.first <= kept.last and not discard:
+    if kept.first <= kept.last and not discard:
         raise UserError(
             f"the board keeps {kept.last - kept.first + 1} detections that nobody has taken yet: "
             "let 'pdmu-console bridge' take them, or add --discard to lose them"
         )
-    try:
-        yield
-    finally:
-        met.board.on_notice = _unheard
-        with contextlib.suppress(LineLost):  # the board is gone: there is nothing to give back, and what happened is already being said
-            met.board.acknowledge(met.board.hello().next_seq - 1)
-            met.board.reset(PcmSource(met.hello.source))
+    with lent(met):
+        try:
+            yield
+        finally:
+            met.board.on_notice = None
+            with contextlib.suppress(LineLost):  # as above
+                met.board.acknowledge(met.board.hello().next_seq - 1)

@@ -13,7 +13,7 @@ from edge_agent.board_messages import BoardEvent, PcmSource
 from edge_agent.channel import Found
 from edge_agent.console.heard import found_event
 from edge_agent.console.progress import Progress
-from edge_agent.console.session import Session, fed_by_serial
+from edge_agent.console.session import Session, fed
 from edge_agent.link import Frame, Notice, Received, Request
 from edge_agent.pcm_stream import PcmStream
 from edge_agent.ports import Pcm
@@ -135,7 +135,7 @@ def stream_files(met: Session, paths: Sequence[Path], printer: Printer, rate_hz:
         The board keeps detections for somebody, or the line broke.
     """
     failed = 0
-    with fed_by_serial(met, discard):
+    with fed(met, discard):
         for path in paths:
             with Progress(path.name) as progress:
                 try:

@@ -15,7 +15,7 @@ from edge_agent.board_messages import Feature, PcmSource, StageSum, StageValues
 from edge_agent.console.heard import same_bundle
 from edge_agent.console.progress import Progress
 from edge_agent.console.records import record
-from edge_agent.console.session import Session, fed_by_serial
+from edge_agent.console.session import Session, fed
 from edge_agent.link import Frame, Notice, Received
 from edge_agent.pcm_stream import PcmStream
 from pdmu.bundle import Bundle
@@ -207,7 +207,7 @@ def verify(met: Session, path: Path, bundle: Bundle, files: Sequence[Path], disc
         raise UserError("the board's firmware was built without TRACE: build it with tracing to verify it")
     same_bundle(met.hello, bundle, path)
     failed, rate_hz = False, bundle.frontend.sample_rate_hz
-    with fed_by_serial(met, discard):
+    with fed(met, discard):
         for file in [None, *files]:
             pcm, name = (golden_pcm(), "golden") if file is None else (read_pcm(file, rate_hz), str(file))
             with Progress(name) as progress:

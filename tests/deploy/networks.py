@@ -74,7 +74,7 @@ def make_net(config: ModelConfig, seed: int = 0) -> PDMUNet:
                 layer.to_gate.weight.mul_(GATE_GAIN)
         for name, values in [*net.named_parameters(), *net.named_buffers()]:
             if name.endswith("beta"):
-                values.uniform_(0.6, 1.02)
+                values.uniform_(0.6, 0.99)
             if name.endswith("threshold"):
                 values.uniform_(0.2, 0.8)
     return net

@@ -12,6 +12,22 @@ from pdmu.tensors import tensor_shapes
 
 GATES = ("softmax", "uniform", "off", "top1", "straight_through")
 
+CELLS = {
+    "pdmu": {},
+    "spiking": {"cell": "spiking"},
+    "spiking inside": {"cell": "spiking", "spikes": "all"},
+    "spiking inside, reset to zero": {"cell": "spiking", "spikes": "all", "lif": LIFConfig(reset="zero")},
+}
+FORMS = [(gate, cell) for gate in GATES for cell in CELLS]
+
+
+def form_bundle(gate: str, cell: str) -> Bundle:
+    """Return a bundle of three layers: two of one form, of which the second reads what the first gives, and a PDMU layer on top."""
+    kinds = ({"gate": gate, **CELLS[cell]}, {"gate": gate, **CELLS[cell]}, {"residual": True})
+    layers = tuple(PDMUConfig(9, 4, 5, 9.0, 5, 2, **kind) for kind in kinds)  # type: ignore[arg-type]
+    conv = (ConvConfig(3, 3, 3, 2, 2),)
+    return random_bundle(7, FrontendConfig(n_mels=12), ModelConfig(("a", "b"), conv, layers if cell == "spiking" else layers[:2]))
+
 
 def random_config(rng: np.random.Generator) -> tuple[FrontendConfig, ModelConfig]:
     """Return a random front end and network: depthwise and plain convolutions, strides, every gate, residuals, spikes, odd sizes."""

@@ -14,7 +14,7 @@ from pdmu.detector import Detector, Rejected
 from pdmu.golden import golden_pcm, lcg_noise
 from pdmu.state_layout import law_trace, split_state
 from tests.deploy.c_harness import BUILDS, Program, compile_harness, cut
-from tests.deploy.random_bundle import random_bundle
+from tests.deploy.random_bundle import FORMS, form_bundle, random_bundle
 
 RANDOM_SEEDS = range(14)
 SHIPPED_LIKE = ModelConfig(
@@ -46,6 +46,13 @@ def test_random_network(seed: int, build: str, cc: str, tmp_path: Path) -> None:
     pcm = golden_pcm()[: 12000 + seed]
     assert_equal_to_law(program, bundle, pcm, cut(pcm, rng, 2000))
     assert_equal_to_law(program, bundle, pcm, [pcm])
+
+
+@pytest.mark.parametrize(("gate", "cell"), FORMS)
+def test_every_form_of_layer(gate: str, cell: str, cc: str, tmp_path: Path) -> None:
+    bundle = form_bundle(gate, cell)
+    program, pcm = compile_harness(bundle, tmp_path, cc, "sanitized"), golden_pcm()
+    assert_equal_to_law(program, bundle, pcm, cut(pcm, np.random.default_rng(1), 3000))
 
 
 def signals() -> dict[str, np.ndarray]:

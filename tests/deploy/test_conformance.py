@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.conformance import check_bundle, check_c, check_graph, main, table
+from deploy.conformance import check_bundle, check_c, main, table
+from deploy.conformance_graphs import check_graph
 from deploy.tflite_export import build_graph
 from pdmu.bundle import Bundle, law_stages, write_bundle
 from pdmu.golden import golden_pcm
 from tests.conftest import REPO
-from tests.deploy.networks import NETWORKS, golden_features, make_bundle
+from tests.deploy.networks import DECIDING, NETWORKS, golden_features, make_bundle
 
 RECORDINGS = ("esc10/dog/1-100032-A.flac", "esc10/dog/1-110389-A.flac")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) to build the shared library with")
@@ -45,6 +46,29 @@ def test_c_equals_the_law_at_every_stage(bundle: Bundle) -> None:
     findings = check_bundle(bundle, {"golden": golden_pcm()}, ["c"])
     assert {f.stage for f in findings} == set(law_stages(bundle, golden_pcm()))
     assert [f for f in findings if f.largest != 0] == []
+
+
+@pytest.mark.parametrize("name", ["epdmu", "spiking inside"])
+def test_networks_that_decide_hold_on_every_target(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_bundle(DECIDING[name], tmp_path / "net.pdmu")
+    targets = ["law", "tflite", *(["c"] if shutil.which("cc") else [])]
+    assert main([str(tmp_path / "net.pdmu"), *(a for t in targets for a in ("--target", t))]) == 0
+    assert "% of 5%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["epdmu", "spiking inside"])
+def test_a_graph_that_decides_otherwise_is_found(name: str, tmp_path: Path) -> None:
+    """One threshold, or one route, that is another is one neuron of dozens, or one instant of the line; a whole layer's are found."""
+    bundle = make_bundle(DECIDING[name], tmp_path / "net.pdmu")
+    changed = dict(bundle.tensors)
+    if name == "epdmu":
+        changed["pdmu0.wg"] = np.roll(changed["pdmu0.wg"], 1, axis=0)
+    else:
+        changed["pdmu0.v_scale"] = changed["pdmu0.v_scale"] * np.float32(4)
+    image = build_graph(dataclasses.replace(bundle, tensors=changed), "float32", 1)
+    findings = {f.stage: f for f in check_graph(bundle, "float32", image, "golden", golden_features(bundle.frontend))}
+    assert findings["pdmu0.memory"].holds
+    assert not findings["pdmu0.arriving" if name == "epdmu" else "pdmu0.v"].holds
 
 
 @needs_cc

@@ -13,6 +13,7 @@ from pdmu.bundle import Bundle, law_stages, read_bundle
 from pdmu.errors import UserError
 from pdmu.golden import golden_pcm
 from tests.conftest import REPO
+from tests.deploy.random_bundle import form_bundle
 
 
 def shipped(name: str) -> Bundle:
@@ -32,6 +33,18 @@ def test_every_stage_and_event_equals_the_law(target: str, tmp_path: Path) -> No
     assert set(answer.stages) == set(law)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_spiking_layers_equal_the_law_on_every_target(target: str, tmp_path: Path) -> None:
+    if missing(*tools_of(target)):
+        pytest.skip(f"{' and '.join(missing(*tools_of(target)))} not installed: {target} is NOT TESTED HERE")
+    bundle = form_bundle("top1", "spiking inside")
+    pcm = golden_pcm()[: 20 * bundle.samples_per_step]
+    answer = build_target(bundle, target, tmp_path).answer(pcm)
+    law = law_stages(bundle, pcm)
+    assert first_difference(answer.stages, law) is None
+    assert set(answer.stages) == set(law)
+
+
 def test_the_first_difference_is_named_in_the_order_of_the_computation() -> None:
     law = {"features": np.zeros((3, 4), np.int16), "conv0": np.zeros((3, 2, 5), np.int16), "scores": np.zeros((1, 2), np.int16)}
     found = {name: values.reshape(-1).copy() for name, values in law.items()}
@@ -45,7 +58,7 @@ def test_the_first_difference_is_named_in_the_order_of_the_computation() -> None
 def test_a_model_too_large_for_a_machine_is_one_clear_error(tmp_path: Path) -> None:
     if missing(*tools_of("microbit")):
         pytest.skip("no Arm compiler or emulator")
-    with pytest.raises(UserError, match="too little RAM|will not fit in region `RAM'"):
+    with pytest.raises(UserError, match="microbit: the model does not fit in 16 kB of RAM"):
         build_target(shipped("cough"), "microbit", tmp_path)
 
 

@@ -1,106 +1,107 @@
-"""Anything on a board's line: libFuzzer with the sanitizers, from requests that mean something and from inputs it found before."""
+"""The fuzz targets hold on the corpora kept, for every kind of layer, and find a mistake that is put in."""
 
 from __future__ import annotations
 
-import shutil
-import struct
-import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from deploy.c_export import export_c
-from edge_agent.board_messages import PCM_SAMPLES, REBOOT_MAGIC
-from edge_agent.link import Request
+from deploy.fuzz import CORPORA, TARGETS, compile_fuzzer, fuzz, grow
+from deploy.toolchain import missing
+from pdmu.bundle import Bundle, read_bundle
+from pdmu.errors import UserError
+from tests.conftest import REPO
 from tests.deploy.boards import PCM, eventful_bundle
-
-FOUND = Path(__file__).with_name("fuzz_board.hex")  # inputs of an earlier run, each for code that no shorter one reached
-FUZZ_S = 5
-LOUD = PCM[9000:11400]
+from tests.deploy.random_bundle import form_bundle
 
 
-def feed(data: bytes) -> bytes:
-    """Bytes as they are."""
-    return bytes([0, len(data)]) + data
+def compiled(folder: Path, target: str = "pcm") -> Path:
+    if missing("clang"):
+        pytest.skip("no 'clang': the C runtime is NOT FUZZED HERE")
+    try:
+        return compile_fuzzer(target, folder)
+    except UserError as error:
+        if "libclang_rt" in str(error):
+            pytest.skip("clang has no libFuzzer (Debian: libclang-rt-14-dev): the C runtime is NOT FUZZED HERE")
+        raise
 
 
-def ask(request: int, payload: bytes = b"") -> bytes:
-    """A request in a whole frame."""
-    return bytes([1, len(payload) + 2, request - 1, 1]) + payload
+def built(bundle: Bundle, folder: Path) -> Path:
+    export_c(bundle, folder)
+    return compiled(folder)
 
 
-def work(turns: int = 31) -> bytes:
-    """Turns of the main loop."""
-    return bytes([2, turns])
+@pytest.mark.parametrize(
+    "bundle",
+    [
+        pytest.param(read_bundle(REPO / "models" / "cough.pdmu"), id="cough"),
+        pytest.param(form_bundle("softmax", "spiking inside"), id="spiking"),
+        pytest.param(form_bundle("top1", "pdmu"), id="routed"),
+    ],
+)
+def test_no_input_of_the_corpus_breaks_the_runtime(bundle: Bundle, tmp_path: Path) -> None:
+    words = fuzz(built(bundle, tmp_path / "c"), "pcm", CORPORA / "pcm", 0, tmp_path / "findings")
+    assert f"stat::number_of_executed_units: {1 + len(list((CORPORA / 'pcm').iterdir()))}" in words, "one is the empty input"
+    assert list((tmp_path / "findings").iterdir()) == []
 
 
-def wait(tenths: int) -> bytes:
-    """Time that passes."""
-    return bytes([3, tenths])
+def test_a_stream_that_depends_on_its_chunks_is_found_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_c(form_bundle("softmax", "pdmu"), tmp_path / "c")
+    source = tmp_path / "c" / "src" / "process.c"
+    right = source.read_text()
+    wrong = right.replace(
+        "counters[PDMU_COUNT_HISTORY] = fill;", "counters[PDMU_COUNT_HISTORY] = fill == fe->window - 1 ? fill - 1 : fill;"
+    )
+    assert wrong != right
+    source.write_text(wrong)
+    program = compiled(tmp_path / "c")
+    with pytest.raises(UserError, match="^pcm: pdmu fuzz: .* the chunks; the input and pcm.log are in "):
+        fuzz(program, "pcm", CORPORA / "pcm", 0, tmp_path / "findings")
+    assert len(list((tmp_path / "findings").glob("crash-*"))) == 1
 
 
-def u32(value: int) -> bytes:
-    """Four bytes, the lowest first."""
-    return struct.pack("<I", value)
-
-
-def pcm(first: int, samples: np.ndarray) -> bytes:
-    """Samples over the line, in one go."""
-    frames = [(at, samples[at : at + PCM_SAMPLES]) for at in range(0, len(samples), PCM_SAMPLES)]
-    return b"".join(ask(Request.PCM, u32(first + at) + part.astype("<i2").tobytes()) for at, part in frames)
-
-
-def streamed(samples: np.ndarray) -> bytes:
-    """Samples over the line, with time to work on them."""
-    return b"".join(pcm(at, samples[at : at + PCM_SAMPLES]) + work() for at in range(0, len(samples), PCM_SAMPLES))
-
-
-HELLO = ask(Request.HELLO, struct.pack("<Q", 5))
-CLIP = ask(Request.RESET, b"\1")
-SEEDS = {
-    "labels": HELLO + work() + b"".join(ask(Request.LABEL, bytes([i])) for i in range(3)),
-    "stream": HELLO + streamed(LOUD) + ask(Request.FINISH, u32(len(LOUD))) + ask(Request.STATE, u32(0)) + ask(Request.STATE, u32(232)),
-    "sums": HELLO + ask(Request.TRACE, b"\1" + bytes(6)) + streamed(LOUD[:600]),
-    "values": HELLO + ask(Request.TRACE, struct.pack("<BBBI", 2, 4, 0, 1)) + streamed(LOUD[:900]),
-    "burst": HELLO + pcm(0, LOUD[: 5 * PCM_SAMPLES]) + work() + pcm(2 * PCM_SAMPLES, LOUD[2 * PCM_SAMPLES : 5 * PCM_SAMPLES]),
-    "gap": HELLO + pcm(0, LOUD[:100]) + pcm(200, LOUD[200:300]) + pcm(100, LOUD[100:218]) + ask(Request.FINISH, u32(9)),
-    "clip": HELLO + CLIP + (work() * 6 + wait(21)) * 3 + ask(Request.ACK, u32(3)) + ask(Request.RESEND) + work(),
-    "events before HELLO": CLIP + work() * 14 + HELLO + work() * 4 + ask(Request.RESEND) + work(),
-    "bench": HELLO + ask(Request.BENCH, b"\2\0") + ask(Request.REBOOT, u32(REBOOT_MAGIC)) + ask(0x3F),
-    "text": feed(b"text\n\0\3\1\2\0") + HELLO,
-    "a frame too long": feed(b"A" * 255) + feed(b"B" * 255) + HELLO,
-}
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an exported folder with the fuzzer built, or skip."""
-    if shutil.which("clang") is None:
-        pytest.skip("clang is not installed: the board's line is NOT FUZZED HERE; install clang")
-    folder = tmp_path_factory.mktemp("fuzz")
+def board_export(folder: Path) -> Path:
+    """Export a bundle in which the golden signal, a board's clip, has many events."""
     export_c(eventful_bundle(13, PCM), folder)
-    done = subprocess.run(["make", "-s", "fuzz-board"], cwd=folder, capture_output=True, text=True, check=False)
-    if "libclang_rt.fuzzer" in done.stderr or "cannot find -l" in done.stderr:
-        pytest.skip("clang has no libFuzzer: the board's line is NOT FUZZED HERE; install libclang-rt-dev")
-    assert done.returncode == 0, done.stderr[-3000:]
-    inputs = SEEDS | {f"found{i}": bytes.fromhex(line) for i, line in enumerate(FOUND.read_text().split())}
-    (folder / "seeds").mkdir()
-    for name, data in inputs.items():
-        (folder / "seeds" / name).write_bytes(data)
     return folder
 
 
-def fuzz(folder: Path, *options: str) -> None:
-    """Run the fuzzer; what it finds fails the test."""
-    done = subprocess.run(["./fuzz-board", *options], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+def test_no_input_of_the_corpus_breaks_a_board(tmp_path: Path) -> None:
+    program = compiled(board_export(tmp_path / "c"), "board")
+    words = fuzz(program, "board", CORPORA / "board", 0, tmp_path / "findings")
+    assert f"stat::number_of_executed_units: {1 + len(list((CORPORA / 'board').iterdir()))}" in words, "one is the empty input"
+    fuzz(program, "board", CORPORA / "board", 5, tmp_path / "findings")
+    assert list((tmp_path / "findings").iterdir()) == []
 
 
-def test_known_inputs(exported: Path) -> None:
-    fuzz(exported, "-runs=0", "seeds")
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "complaint"),
+    [
+        ("board_events.c", "board->oldest_seq == PDMU_BOARD_EVENTS", "board->oldest_seq > PDMU_BOARD_EVENTS", "more events kept"),
+        ("board_requests.c", " && samples <= board_pcm_free(board)", "", "more samples taken"),
+        ("board_events.c", "!board->boot || board->send_seq", "board->send_seq", "an event before HELLO"),
+    ],
+)
+def test_mistakes_in_a_board_are_found(name: str, right: str, wrong: str, complaint: str, tmp_path: Path) -> None:
+    source = board_export(tmp_path / "c") / "link" / name
+    text = source.read_text()
+    assert text.count(right) == 1
+    source.write_text(text.replace(right, wrong))
+    with pytest.raises(UserError, match=complaint):
+        fuzz(compiled(tmp_path / "c", "board"), "board", CORPORA / "board", 0, tmp_path / "findings")
 
 
-def test_new_inputs(exported: Path) -> None:
-    (exported / "corpus").mkdir()
-    fuzz(exported, f"-max_total_time={FUZZ_S}", "corpus", "seeds")
+def test_inputs_that_reach_new_code_join_the_corpus(tmp_path: Path) -> None:
+    program = built(form_bundle("softmax", "pdmu"), tmp_path / "c")
+    for name in ("corpus", "grown"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "grown" / "noise").write_bytes((CORPORA / "pcm" / "noise").read_bytes())
+    (tmp_path / "grown" / "same").write_bytes((CORPORA / "pcm" / "noise").read_bytes())
+    assert grow(program, tmp_path / "corpus", tmp_path / "grown") == 1
+
+
+def test_corpora_are_there_and_no_longer_than_tried() -> None:
+    for name, target in TARGETS.items():
+        inputs = list((CORPORA / name).iterdir())
+        assert inputs and max(path.stat().st_size for path in inputs) <= target.max_bytes

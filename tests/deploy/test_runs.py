@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from deploy.card import model_card  # noqa: E402
+from deploy.conformance import main as conformance  # noqa: E402
 from deploy.export import main  # noqa: E402
 from deploy.runs import MIN_THRESHOLD, float_scores, quantize_run, thresholds  # noqa: E402
 from pdmu.bundle import read_bundle  # noqa: E402
@@ -84,6 +85,19 @@ def test_no_recording_held_out(run: Path, run_of_all: Path, tmp_path: Path) -> N
     bundle, card = read_bundle(tmp_path / "beeps.pdmu"), (tmp_path / "beeps.md").read_text()
     assert bundle.detector.threshold_q15 == (16384,) and "metrics" not in bundle.info
     assert "nothing was measured here" in card and "| tone | float |" not in card
+
+
+@pytest.mark.parametrize("family", ["epdmu-st", "sdmu-full"])
+def test_every_kind_of_network_goes_the_whole_way(family: str, root: Path, tmp_path: Path) -> None:
+    """Trained by name, quantised, exported, and held to the law; the integer network hears as well as the float one."""
+    run = trained(root, tmp_path / "run", "--set", f"model.family={family}", "--epochs", "20")
+    targets = ["bundle", "tflite", *(["c"] if shutil.which("cc") else [])]
+    assert main([str(run), *(a for t in targets for a in ("--target", t))]) == 0
+    result = json.loads((run / "quantisation.json").read_text())
+    assert abs(result["float"]["tone"]["auc"] - result["integer"]["tone"]["auc"]) < 0.2
+    assert result["integer"]["tone"]["auc"] > 0.8
+    checks = ["law", *targets[1:]]
+    assert conformance([str(run / "beeps.pdmu"), *(a for t in checks for a in ("--target", t))]) == 0
 
 
 def test_thresholds_stand_just_above_the_false_alarms_allowed(run: Path) -> None:

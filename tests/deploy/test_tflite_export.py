@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import tflite
 
-from deploy.conformance import SCORE_BOUND_Q15, check_graph
-from deploy.tflite_export import BLOCK_STEPS, GRAPHS, MARKER, GraphFile, block_matrix, build_graph, export_tflite
+from deploy.conformance_graphs import SCORE_BOUND_Q15, check_graph
+from deploy.tflite_export import BLOCK_STEPS, GRAPHS, MARKER, GraphFile, build_graph, export_tflite
+from deploy.tflite_layer import block_matrix
 from deploy.tflite_run import GraphRunner, interpreter_module
 from pdmu.bundle import Bundle, int_model
 from pdmu.errors import UserError
 from pdmu.int_model import model_init, model_step, model_trace
 from tests.conftest import REPO
-from tests.deploy.networks import NETWORKS, golden_features, make_bundle
+from tests.deploy.networks import DECIDING, NETWORKS, golden_features, make_bundle
 
 GRAPH_IDS = [g.name("").strip(".").removesuffix(".tflite") for g in GRAPHS]
 
@@ -27,7 +28,7 @@ GRAPH_IDS = [g.name("").strip(".").removesuffix(".tflite") for g in GRAPHS]
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     folder = tmp_path_factory.mktemp("bundles")
-    return {name: make_bundle(config, folder / f"{i}.pdmu") for i, (name, config) in enumerate(NETWORKS.items())}
+    return {name: make_bundle(config, folder / f"{i}.pdmu") for i, (name, config) in enumerate((NETWORKS | DECIDING).items())}
 
 
 def law_scores(bundle: Bundle, features: np.ndarray) -> np.ndarray:
@@ -36,7 +37,7 @@ def law_scores(bundle: Bundle, features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=GRAPH_IDS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS | DECIDING)
 def test_graph_is_within_the_declared_bounds(bundles: dict[str, Bundle], name: str, graph: GraphFile) -> None:
     bundle = bundles[name]
     target = graph.name("").strip(".").removesuffix(".tflite")
@@ -65,6 +66,39 @@ def test_tensor_names_shapes_and_types(bundles: dict[str, Bundle], graph: GraphF
     if graph.precision == "int16x8":
         assert inputs["features"]["quantization"] == (1 / 512, 0)
         assert outputs["scores"]["quantization"] == (1 / 32768, 0)
+
+
+@pytest.mark.parametrize("graph", GRAPHS, ids=GRAPH_IDS)
+def test_neurons_and_routes_have_states_of_their_own(bundles: dict[str, Bundle], graph: GraphFile) -> None:
+    interpreter = interpreter_module().Interpreter(model_content=build_graph(bundles["spiking inside"], graph.precision, graph.steps))
+    inputs = {d["name"]: d for d in interpreter.get_input_details()}
+    outputs = {d["name"]: d for d in interpreter.get_output_details()}
+    shapes = {"pdmu0.memory": [8, 8], "pdmu0.delayed": [16, 64], "pdmu0.gates": [16, 8], "pdmu0.v": [1, 32], "pdmu0.v_u": [1, 8],
+              "pdmu0.v_r": [1, 64], "pdmu1.memory": [6, 6], "pdmu1.arriving": [12, 36], "pdmu1.v": [1, 24], "pdmu1.v_u": [1, 6],
+              "pdmu1.v_r": [1, 36], "conv0": [1, 1, 40, 1]}  # fmt: skip
+    assert set(inputs) == {"features"} | {f"state/{s}" for s in shapes}
+    for name, shape in shapes.items():
+        before, after = inputs[f"state/{name}"], outputs[f"next/{name}"]
+        assert before["shape"].tolist() == after["shape"].tolist() == shape
+        real = graph.precision == "float32" or name.partition(".")[2].startswith("v")
+        assert before["dtype"] == after["dtype"] == (np.float32 if real else np.int16)
+
+
+@pytest.mark.parametrize("precision", SCORE_BOUND_Q15)
+@pytest.mark.parametrize("name", ["epdmu", "spiking", "spiking inside"])
+def test_a_stream_of_decisions_changes_between_block_and_single_graphs(bundles: dict[str, Bundle], name: str, precision: str) -> None:
+    """A step of the single graph and of the block's is the same arithmetic but for the memory, so few decisions differ."""
+    features = golden_features(bundles[name].frontend)[:128]
+    block, single = (GraphRunner(build_graph(bundles[name], precision, steps)) for steps in (BLOCK_STEPS, 1))  # type: ignore[arg-type]
+    expected = np.concatenate([single.run(features[:64]), single.run(features[64:])])
+    single.reset()
+    first = single.run(features[:32])
+    block.set_state(single.state())
+    found = np.concatenate([first, block.run(features[32:96])])
+    single.set_state(block.state())
+    found = np.concatenate([found, single.run(features[96:])])
+    off = np.abs(found.astype(int) - expected).max(axis=1)
+    assert np.median(off) <= 16 and (off > SCORE_BOUND_Q15[precision]).mean() < 0.25
 
 
 @pytest.mark.parametrize("precision", SCORE_BOUND_Q15)
@@ -137,9 +171,9 @@ def test_files_name_their_bundle(bundles: dict[str, Bundle], tmp_path: Path) -> 
 
 def test_unknown_gate_is_refused(bundles: dict[str, Bundle]) -> None:
     bundle = bundles["depthwise and no history"]
-    layer = dataclasses.replace(bundle.model.layers[0], gate="argmax")  # type: ignore[arg-type]
+    layer = dataclasses.replace(bundle.model.layers[0], gate="sigmoid")
     other = dataclasses.replace(bundle, model=dataclasses.replace(bundle.model, layers=(layer,)))
-    with pytest.raises(UserError, match="layer 0 has the gate 'argmax'"):
+    with pytest.raises(UserError, match='layer 0 is outside the integer law: its gate is "sigmoid"'):
         build_graph(other, "int16x8", 1)
 
 

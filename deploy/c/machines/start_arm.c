@@ -10,6 +10,8 @@ extern uint32_t pdmu_data_load[], pdmu_data_start[], pdmu_data_end[], pdmu_bss_s
 
 void pdmu_reset(void);
 void pdmu_fault(void);
+void pdmu_tick(void);
+void pdmu_interrupt(void);
 
 /* Nothing goes on after a fault: a watchdog, or whoever watches, sees the silence. */
 __attribute__((weak)) void pdmu_fault(void) {
@@ -18,6 +20,9 @@ __attribute__((weak)) void pdmu_fault(void) {
 }
 
 __attribute__((weak)) void pdmu_tick(void) {}
+
+/* All of the machine's own interrupts come here: a firmware takes one alone. */
+__attribute__((weak)) void pdmu_interrupt(void) { pdmu_fault(); }
 
 void pdmu_reset(void) {
     const uint32_t *from = pdmu_data_load;
@@ -39,7 +44,15 @@ typedef union {
     vector handler;
 } entry;
 
-__attribute__((section(".vectors"), used)) static const entry vectors[16] = {
-    {.stack = pdmu_stack_top}, {.handler = pdmu_reset}, {.handler = pdmu_fault}, {.handler = pdmu_fault}, {.handler = pdmu_fault}, {.handler = pdmu_fault}, {.handler = pdmu_fault}, {.handler = 0},
-    {.handler = 0}, {.handler = 0}, {.handler = 0}, {.handler = pdmu_fault}, {.handler = pdmu_fault}, {.handler = 0}, {.handler = pdmu_fault}, {.handler = pdmu_tick},
+#define FAULT {.handler = pdmu_fault}
+#define NONE {.handler = 0}
+#define FOUR {.handler = pdmu_interrupt}, {.handler = pdmu_interrupt}, {.handler = pdmu_interrupt}, {.handler = pdmu_interrupt}
+#define SIXTEEN FOUR, FOUR, FOUR, FOUR
+
+/* The processor's own sixteen, and 48 of the machine: all that the boards here use. */
+__attribute__((section(".vectors"), used)) static const entry vectors[64] = {
+    {.stack = pdmu_stack_top}, {.handler = pdmu_reset},
+    FAULT, FAULT, FAULT, FAULT, FAULT, NONE, NONE, NONE, NONE, FAULT, FAULT, NONE, FAULT,
+    {.handler = pdmu_tick},
+    SIXTEEN, SIXTEEN, SIXTEEN,
 };

@@ -1,4 +1,4 @@
-/* The inner products everything else is built of. A port to a processor with its own instructions replaces this file alone.
+/* What a port to a processor with its own instructions replaces: chosen when compiling, each equal to the portable one to the last bit.
  *
  * Block sums stay in int32, where compilers and DSP instructions are fast: 256 products of int8 and int16 are below 2^30.
  */
@@ -6,8 +6,32 @@
 #define PDMU_KERNELS_H
 
 #include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__)
+#define PDMU_INLINE inline __attribute__((always_inline))
+#else
+#define PDMU_INLINE inline
+#endif
+
+/* PDMU_PORTABLE keeps to C on every processor. Assembly's operands need an optimising compiler. */
+#if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__ARM_FEATURE_DSP) && !defined(PDMU_PORTABLE)
+#include "pdmu_kernels_dsp.h"
+#else
+#include "pdmu_kernels_portable.h"
+#endif
 
 #define PDMU_DOT_BLOCK 256
+
+static inline int32_t pdmu_leading_zeros(uint32_t v) { /* v > 0 */
+#if defined(__GNUC__) && !defined(__AVR__)
+    return __builtin_clzl(v) - (int32_t)(8 * (sizeof(unsigned long) - sizeof v));
+#else
+    int32_t n = 0;
+    for (; !(v & 0x80000000u); v <<= 1) n++;
+    return n;
+#endif
+}
 
 /* Sum of w[i] * x[i], exact. */
 static inline int64_t pdmu_dot_s8s16(const int8_t *w, const int16_t *x, int32_t n) {

@@ -1,0 +1,116 @@
+/* The firmware of a board: bytes of the serial line and, where one is built in, a clip of sound go to pdmu_board, whose answers go back.
+ *
+ * One turn of the loop takes the bytes that have come and does at most a hop of audio, so that a watchdog fed once a turn stays quiet. A
+ * microphone takes the clip's place: its driver fills a ring by DMA, and `next_samples` hands over what is there.
+ */
+#include "machine.h"
+#include "pdmu_board.h"
+
+#ifndef PDMU_BOARD_NAME
+#define PDMU_BOARD_NAME "board"
+#endif
+#ifndef PDMU_INSTRUCTIONS_PER_TICK
+#define PDMU_INSTRUCTIONS_PER_TICK 0
+#endif
+#define STACK_PAINT 0xC5C5C5C5u
+#define STACK_SPARED 32 /* words below the painter's own frame */
+
+extern uint32_t pdmu_stack_limit[];
+
+static pdmu_board board;
+
+__attribute__((weak)) void pdmu_machine_watchdog(void) {}
+
+static void write_bytes(void *context, const uint8_t *bytes, size_t n) {
+    (void)context;
+    for (size_t i = 0; i < n; i++) pdmu_uart_write(bytes[i]);
+}
+
+static void write_text(const char *text) {
+    while (*text) pdmu_uart_write((uint8_t)*text++);
+}
+
+static uint32_t milliseconds(void *context) {
+    (void)context;
+    return pdmu_clock_ms();
+}
+
+static uint32_t ticks(void *context) {
+    (void)context;
+    return pdmu_clock_ticks();
+}
+
+static void reboot(void *context) {
+    (void)context;
+    pdmu_machine_reset();
+}
+
+/* Words of the stack that nothing has written to since paint_stack. */
+static uint32_t stack_free(void *context) {
+    const volatile uint32_t *word = pdmu_stack_limit;
+    (void)context;
+    while (*word == STACK_PAINT) word++;
+    return (uint32_t)((const volatile unsigned char *)word - (const volatile unsigned char *)pdmu_stack_limit);
+}
+
+__attribute__((noinline)) static void paint_stack(void) {
+    volatile uint32_t *end = (volatile uint32_t *)__builtin_frame_address(0) - STACK_SPARED;
+    for (volatile uint32_t *word = pdmu_stack_limit; word < end; word++) *word = STACK_PAINT;
+}
+
+#if defined(PDMU_CLIP)
+#include "clip.h" /* generated: pdmu_clip, PDMU_CLIP_SAMPLES of it */
+
+static uint32_t clip_at, clip_given, clip_start_ms;
+
+static void select_source(void *context, uint8_t source) {
+    (void)context;
+    (void)source;
+    clip_at = clip_given = 0;
+    clip_start_ms = pdmu_clock_ms();
+}
+
+/* As many samples as time has brought, over and over: a minute's backlog at most after a long stall. */
+static int32_t next_samples(void *context, int16_t *pcm, int32_t n) {
+    const uint32_t due = (pdmu_clock_ms() - clip_start_ms) * (PDMU_SAMPLE_RATE_HZ / 1000u) - clip_given;
+    (void)context;
+    if (due > 60u * PDMU_SAMPLE_RATE_HZ) clip_given += due - 60u * PDMU_SAMPLE_RATE_HZ;
+    if ((uint32_t)n > due) n = (int32_t)due;
+    for (int32_t i = 0; i < n; i++) {
+        pcm[i] = pdmu_clip[clip_at];
+        clip_at = clip_at + 1 == PDMU_CLIP_SAMPLES ? 0 : clip_at + 1;
+    }
+    clip_given += (uint32_t)n;
+    return n;
+}
+#endif
+
+int main(void) {
+    const pdmu_board_port port = {
+        .board = PDMU_BOARD_NAME,
+        .firmware = PDMU_BOARD_VERSION,
+        .write = write_bytes,
+        .milliseconds = milliseconds,
+        .reboot = reboot,
+        .ticks = ticks,
+        .tick_hz = pdmu_clock_hz,
+        .instructions_per_tick = PDMU_INSTRUCTIONS_PER_TICK,
+        .stack_free = stack_free,
+#if defined(PDMU_CLIP)
+        .has_clip = 1,
+        .source = PDMU_BOARD_CLIP,
+        .select = select_source,
+        .samples = next_samples,
+#endif
+    };
+    paint_stack();
+    pdmu_uart_start();
+    pdmu_clock_start();
+    write_text("PDMU " PDMU_BOARD_VERSION " on " PDMU_BOARD_NAME ", " PDMU_MODEL_NAME " " PDMU_MODEL_VERSION "\n");
+    pdmu_board_init(&board, &port);
+    for (;;) {
+        for (int32_t byte = pdmu_uart_read(); byte >= 0; byte = pdmu_uart_read()) pdmu_board_byte(&board, (uint8_t)byte);
+        (void)pdmu_board_poll(&board);
+        pdmu_machine_watchdog();
+    }
+}

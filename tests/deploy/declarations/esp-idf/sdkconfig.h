@@ -1,0 +1,3 @@
+#pragma once
+#define CONFIG_PDMU_MIC_CLOCK_GPIO 42
+#define CONFIG_PDMU_MIC_DATA_GPIO 41
