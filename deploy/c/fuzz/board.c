@@ -1,5 +1,9 @@
-/* libFuzzer: anything on the line, at any time, and the board neither breaks nor breaks PROTOCOL.md. An input is a list of deeds: bytes as
- * they are, a whole request, work, or time that passes. */
+/* libFuzzer on a board's line: whatever comes, at any time, the board neither breaks nor breaks PROTOCOL.md.
+ *
+ * Input: a list of deeds of two bytes each, what and how much: bytes as they are, a whole request, work, or time that passes. Built and run by
+ * deploy/fuzz.py, with sanitizers, and with memories so small that they are soon full.
+ */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,20 +20,23 @@ static uint32_t now_ms, seed, played;
 static uint8_t asked_type, asked_tag; /* type 0: no answer is due */
 static uint32_t last_seq;
 
-static void hold(int promise) {
-    if (!promise) abort();
+static void require(int held, const char *what) {
+    if (held) return;
+    fprintf(stderr, "pdmu fuzz: %s\n", what);
+    abort();
 }
 
 static void check_reply(uint8_t type, uint8_t tag) {
-    hold(asked_type != 0 && tag == asked_tag);
-    hold(type == BOARD_ERROR ? host.bytes[2] == asked_type : type == (asked_type | BOARD_REPLY));
+    require(asked_type != 0 && tag == asked_tag, "an answer that nobody waits for");
+    require(type == BOARD_ERROR ? host.bytes[2] == asked_type : type == (asked_type | BOARD_REPLY), "an answer to another request");
     asked_type = 0;
 }
 
 static void check_event(const uint8_t *payload, size_t n) {
     const uint32_t seq = (uint32_t)pdmu_number(payload, 4);
-    hold(n == EVENT_BYTES && board.boot != 0 && seq < board.next_seq && payload[4] < PDMU_N_LABELS && payload[5] <= PDMU_REFRACTORY);
-    hold((seq == 0) == (payload[5] >= PDMU_TOO_SHORT));
+    require(n == EVENT_BYTES && payload[4] < PDMU_N_LABELS && payload[5] <= PDMU_REFRACTORY, "an event that makes no sense");
+    require(board.boot != 0, "an event before HELLO");
+    require(seq < board.next_seq && (seq == 0) == (payload[5] >= PDMU_TOO_SHORT), "an event with a wrong number");
 }
 
 /* Everything that the board says is one whole frame of a kind that it may send. */
@@ -37,15 +44,15 @@ static void check_frame(void *context, const uint8_t *bytes, size_t n) {
     (void)context;
     size_t size = 0;
     for (size_t i = 0; i < n; i++) {
-        hold(size == 0);
+        require(size == 0, "two frames at once");
         size = pdmu_deframer_byte(&host, bytes[i]);
     }
-    hold(size >= 2 && bytes[0] == 0);
+    require(size >= 2 && bytes[0] == 0, "bytes that are no frame");
     const uint8_t type = host.bytes[0], tag = host.bytes[1];
     if (type & BOARD_REPLY) {
         check_reply(type, tag);
     } else {
-        hold(tag == 0 && type >= BOARD_EVENT && type <= BOARD_HEALTH);
+        require(tag == 0 && type >= BOARD_EVENT && type <= BOARD_HEALTH, "a notice of no known kind");
         if (type == BOARD_EVENT) check_event(host.bytes + 2, size - 2);
     }
 }
@@ -102,7 +109,7 @@ static void ask(const uint8_t *bytes, size_t n) {
     asked_type = type;
     asked_tag = tag;
     feed(frame.bytes, pdmu_frame_end(&frame));
-    hold(asked_type == 0);
+    require(asked_type == 0, "no answer");
 }
 
 /* Bytes as they are may be a request too: any answer will do. */
@@ -114,14 +121,15 @@ static void feed_unchecked(const uint8_t *bytes, size_t n) {
         asked_tag = ahead.bytes[1];
         if (asked_type == BOARD_BENCH) return; /* of up to 65535 hops */
         feed(bytes + i, 1);
-        hold(asked_type == 0);
+        require(asked_type == 0, "no answer");
     }
 }
 
 static void check_board(void) {
-    hold(board.next_seq - board.oldest_seq <= PDMU_BOARD_EVENTS);
-    hold(board.send_seq - board.oldest_seq <= board.next_seq - board.oldest_seq);
-    hold(board.next_seq >= last_seq && board.taken - board.used <= PDMU_BOARD_PCM_SAMPLES);
+    require(board.next_seq - board.oldest_seq <= PDMU_BOARD_EVENTS, "more events kept than there is room for");
+    require(board.send_seq - board.oldest_seq <= board.next_seq - board.oldest_seq, "an event to be sent that is not kept");
+    require(board.next_seq >= last_seq, "a number given twice");
+    require(board.taken - board.used <= PDMU_BOARD_PCM_SAMPLES, "more samples taken than there is room for");
     last_seq = board.next_seq;
 }
 
