@@ -18,6 +18,12 @@ test: venv  ## set up, install what the tests need of the system, run them
 		|| echo "!!! The tests that need arecord will be SKIPPED"
 	@command -v cc >/dev/null || .ci/system-packages.sh "the C compiler of the C runtime's tests" gcc libc6-dev \
 		|| echo "!!! The tests that need a C compiler will be SKIPPED"
+	@command -v clang >/dev/null || .ci/system-packages.sh "the fuzzer of the C runtime's tests" clang libclang-rt-14-dev \
+		|| echo "!!! The tests that need clang will be SKIPPED"
+	@(for tool in qemu-system-arm arm-none-eabi-gcc qemu-system-riscv32 riscv64-unknown-elf-gcc; do command -v $$tool >/dev/null || exit 1; done) \
+		|| .ci/system-packages.sh "the emulated boards of the firmware's tests" qemu-system-arm gcc-arm-none-eabi libnewlib-arm-none-eabi \
+			qemu-system-misc gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf \
+		|| echo "!!! The tests that need emulated boards will be SKIPPED"
 	$(PY) -m pytest $(ARGS)
 
 venv: .venv/.ready  ## .venv with every extra, for people who develop
@@ -37,7 +43,7 @@ bench: venv  ## speed, memory and latency of the agent on this machine, as JSON 
 	$(PY) -m benchmarks.run_all
 
 conformance: venv  ## every runtime against the integer law, for each shipped model; golden vectors
-	@for bundle in models/*.pdmu; do echo "$$bundle"; $(PY) -m deploy.conformance "$$bundle" demo/stream.flac || exit 1; done
+	@for bundle in models/*.pdmu; do echo "$$bundle"; $(PY) -m deploy.conformance "$$bundle" --vectors demo/stream.flac || exit 1; done
 	@$(PY) -m deploy.golden models/*.pdmu
 
 wheel: venv  ## dist/*.whl

@@ -113,16 +113,16 @@ def main() -> int:
         pcm, rate_hz = soundfile.read(STREAM, dtype="int16")
         (folder / "clip").write_bytes(pcm.astype("<i2").tobytes())
         clip = ("--source", "clip", "--clip", folder / "clip", "--pace")
-        with mosquitto() as port, Collector(port) as collector, running_board(program, "--tcp", "0", *clip) as address:
-            with LineCutter(int(address.rpartition(":")[2])) as line:
-                bridge = start_bridge(line, port, folder)
-                began = time.monotonic()
-                cut_again_and_again(line, options.cuts, 60 * options.minutes - SETTLE_S, LONGEST_CUT_S)
-                time.sleep(SETTLE_S)
-                ran_s = time.monotonic() - began
-                bridge.send_signal(signal.SIGTERM)
-                status, cuts = bridge.wait(), line.cuts
-                found = verdict(line, collector.ids)
+        with (mosquitto() as port, Collector(port) as collector, running_board(program, "--tcp", "0", *clip) as address,
+              LineCutter(int(address.rpartition(":")[2])) as line):  # fmt: skip
+            bridge = start_bridge(line, port, folder)
+            began = time.monotonic()
+            cut_again_and_again(line, options.cuts, 60 * options.minutes - SETTLE_S, LONGEST_CUT_S)
+            time.sleep(SETTLE_S)
+            ran_s = time.monotonic() - began
+            bridge.send_signal(signal.SIGTERM)
+            status, cuts = bridge.wait(), line.cuts
+            found = verdict(line, collector.ids)
         if status != 0:
             raise SystemExit(f"error: pdmu-console bridge ended with status {status}: {(folder / 'log').read_text()[-2000:]}")
     result = {"bundle": options.bundle.name, "minutes": round(ran_s / 60, 1), "cuts": cuts, **found}

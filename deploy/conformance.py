@@ -3,7 +3,8 @@
     python -m deploy.conformance BUNDLE [RECORDING…]
 
 Targets: ``law`` (the numpy law against the digests the bundle promises, golden signal only), ``c`` (the shared library, built here; every
-stage's integers equal) and the four .tflite graphs (scores and state within the bounds of `deploy.conformance_graphs`).
+stage's integers equal), the C runtime on other processors and under sanitizers (`deploy.conformance_c`: the detector's events too) and the
+four .tflite graphs (scores and state within the bounds of `deploy.conformance_graphs`).
 """
 
 from __future__ import annotations
@@ -22,13 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.commands import report_errors
+from deploy.conformance_c import TARGETS as PROGRAMS
+from deploy.conformance_c import build_target, check_program, tools_of
 from deploy.finding import Finding, largest_difference
+from deploy.golden import golden_signals
+from deploy.machines import TooLarge
+from deploy.toolchain import missing
 from pdmu.bundle import Bundle, law_stages, read_bundle, stage_digest
 from pdmu.errors import UserError
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.golden import golden_pcm
 from pdmu.int_layer import Stages
 from pdmu.state_layout import stage_name, stage_values
+
+TARGETS = ("law", "c", "tflite", *PROGRAMS)
 
 
 def check_law(bundle: Bundle, signal: str, pcm: NDArray[np.int16]) -> list[Finding]:
@@ -82,7 +90,7 @@ def check_bundle(
     signals : mapping
         Name → int16 PCM; the one named ``golden`` is also checked against the bundle's digests.
     targets : sequence of str
-        Among ``law``, ``c``, ``tflite``.
+        Among `TARGETS`.
     library : Path, optional
         Shared library for ``c``; built in a temporary folder when absent.
 
@@ -103,18 +111,39 @@ def check_bundle(
             from deploy.c_export import build_shared
 
             library = build_shared(bundle, Path(folder) / "model.so")
+        programs = {t: build_target(bundle, t, Path(folder) / t) for t in PROGRAMS if t in targets}
         for signal, pcm in signals.items():
             if "law" in targets and signal == "golden":
                 findings += check_law(bundle, signal, pcm)
+            # whole model steps: of an unfinished one, C has convolved the frames that the law still keeps
+            whole = pcm[: len(pcm) // bundle.samples_per_step * bundle.samples_per_step]
+            law = law_stages(bundle, whole) if programs or "c" in targets else {}
             if "c" in targets and library is not None:
-                # whole model steps: of an unfinished one, C has convolved the frames that the law still keeps
-                whole = pcm[: len(pcm) // bundle.samples_per_step * bundle.samples_per_step]
-                findings += check_c(library, law_stages(bundle, whole), signal, whole)
+                findings += check_c(library, law, signal, whole)
+            for target, program in programs.items():
+                findings += check_program(program, bundle, law, target, signal, whole)
             if graphs:
                 _, features = frontend_step(bundle.frontend, frontend_init(bundle.frontend), pcm)
                 for target, image in graphs.items():
                     findings += check_graph(bundle, target, image, signal, features)
     return findings
+
+
+def possible_targets(bundle: Bundle) -> tuple[list[str], list[str]]:
+    """Return the targets that can be checked here, and a sentence for each of the others."""
+    chosen, left_out = ["law", "c", "tflite"], []
+    for target in PROGRAMS:
+        absent = missing(*tools_of(target))
+        if absent:
+            left_out.append(f"{target}: {' and '.join(absent)} not installed")
+            continue
+        with tempfile.TemporaryDirectory(prefix="pdmu-conformance-") as folder:
+            try:
+                build_target(bundle, target, Path(folder))
+                chosen.append(target)
+            except TooLarge as error:
+                left_out.append(str(error))
+    return chosen, left_out
 
 
 def table(findings: Iterable[Finding]) -> str:
@@ -150,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bundle", type=Path, help="model bundle (.pdmu)")
     parser.add_argument("recordings", nargs="*", type=Path, help="WAV or FLAC files, any rate")
-    parser.add_argument("--target", action="append", choices=["law", "c", "tflite"], help="what to check, may be repeated (default: all)")
+    known = f"what to check, may be repeated: {', '.join(TARGETS)} (default: all that this machine can)"
+    parser.add_argument("--target", action="append", choices=TARGETS, metavar="NAME", help=known)
+    parser.add_argument("--vectors", action="store_true", help="all golden vectors, not the one second alone")
     parser.add_argument("--json", action="store_true", help="print findings as JSON")
     args = parser.parse_args(arguments)
     return report_errors(lambda: _run(args))
@@ -158,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.bundle)
-    signals = {"golden": golden_pcm()}
+    signals = golden_signals() if args.vectors else {"golden": golden_pcm()}
     if args.recordings:
         from pdmu.data.audio import BadRecording, read_pcm
 
@@ -167,13 +198,19 @@ def _run(args: argparse.Namespace) -> int:
                 signals[str(path)] = read_pcm(path, bundle.frontend.sample_rate_hz)
             except BadRecording as error:
                 raise UserError(f"{path}: {error}; leave it out or repair it") from None
-    findings = check_bundle(bundle, signals, args.target or ["law", "c", "tflite"])
+    targets, left_out = (args.target, []) if args.target else possible_targets(bundle)
+    for reason in left_out:
+        print(f"left out: {reason}", file=sys.stderr)
+    findings = check_bundle(bundle, signals, targets)
     good = all(f.holds for f in findings)
     if args.json:
         entries = [asdict(f) | {"largest": f.largest if np.isfinite(f.largest) else None, "holds": f.holds} for f in findings]
         print(json.dumps({"bundle": str(args.bundle), "holds": good, "findings": entries}))
     else:
         print(table(findings))
+        for f in findings:
+            if f.where:
+                print(f"first difference of {f.target} on {f.signal}: {f.where}")
         broken = sorted({f"{f.target} {f.stage}" for f in findings if not f.holds})
         print("every stage holds" if good else "NOT CONFORMANT: " + ", ".join(broken))
     return 0 if good else 1

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.c_export import SOURCES, export_c
+from deploy.finding import Finding, largest_difference
 from deploy.machines import MACHINES, build
 from deploy.toolchain import STRICT, compile_c, need
 from pdmu.bundle import Bundle
 from pdmu.detector import Detector, Event
 from pdmu.errors import UserError
+from pdmu.int_layer import Stages
 from pdmu.state_layout import stage_name, stage_values
 
 SMOOTHER = 0  # the stage that the law keeps to itself
@@ -123,6 +125,27 @@ def build_target(bundle: Bundle, target: str, folder: Path) -> Program:
         return Program(folder, MACHINES[target].run(out))
     compile_c(folder, [NATIVE[target][0], *STRICT, *NATIVE[target][1:], *PROGRAM, "conform/io_posix.c", "-o", str(out)])
     return Program(folder, (*EMULATORS.get(target, ()), str(out)))
+
+
+def check_program(program: Program, bundle: Bundle, law: Stages, target: str, signal: str, pcm: NDArray[np.int16]) -> list[Finding]:
+    """Compare every stage and every event of a program with the law's, to the last bit.
+
+    Parameters
+    ----------
+    law : mapping
+        Stages of the law over `pcm`.
+    pcm : ndarray of int16
+        Whole model steps.
+    """
+    answer = program.answer(pcm)
+    none = np.zeros(0, np.int16)
+    where = first_difference(answer.stages, law) or ""
+    findings = []
+    for name, expected in law.items():
+        largest = largest_difference(answer.stages.get(name, none), expected)
+        findings.append(Finding(signal, target, name, largest, 0, where=where if where.startswith(f"{name},") else ""))
+    same = answer.events == law_events(bundle, law["scores"])
+    return [*findings, Finding(signal, target, "events", 0 if same else float("inf"), 0)]
 
 
 def first_difference(found: Mapping[str, NDArray[np.integer]], law: Mapping[str, NDArray[np.integer]]) -> str | None:

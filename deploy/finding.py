@@ -19,6 +19,7 @@ class Finding:
     largest: float  # largest difference, counts, or the share that differs; infinite where shapes or digests differ
     bound: float
     unit: str = ""  # "%" of a share
+    where: str = ""  # the first difference, where the target is compared integer by integer
 
     @property
     def holds(self) -> bool:

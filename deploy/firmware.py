@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.c_export import SOURCES, export_c
+from deploy.c_export import RUNTIME, SOURCES, export_c
 from deploy.c_text import array
 from deploy.commands import report_errors
 from deploy.machines import MACHINES, build
@@ -26,7 +26,7 @@ from pdmu.bundle import Bundle, read_bundle
 from pdmu.errors import UserError
 from pdmu.files import write_bytes, write_text
 
-LINK = ("link/pdmu_crc.c", "link/pdmu_frame.c", "link/pdmu_board.c")
+LINK = tuple(sorted(f"link/{path.name}" for path in (RUNTIME / "link").glob("*.c")))
 
 
 def build_firmware(bundle: Bundle, machine: str, out: Path, clip: NDArray[np.int16] | None = None, flags: Sequence[str] = ()) -> Path:

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.toolchain import STRICT, compile_c
+from pdmu.errors import UserError
 
-STACK_BYTES = 2048  # the least that a machine must leave for the stack
+STACK_BYTES = 1536  # the least that a machine must leave for the stack; the firmware measures what it takes
 ARM = ("arm-none-eabi-gcc", "-mthumb")
 RISCV = ("riscv64-unknown-elf-gcc", "-march=rv32imc", "-mabi=ilp32", "--specs=picolibc.specs", "-ffreestanding")
 BARE = ("-nostartfiles", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-T", "machines/machine.ld")
+
+
+class TooLarge(UserError):
+    """A model, or what runs it, that does not fit in a machine's memory."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,11 @@ def _arm(core: str, cpu: Sequence[str], machine: str, flash_bytes: int, ram_byte
 M4F = ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
 M7 = ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard")
 M55 = ("-mcpu=cortex-m55", "-mfloat-abi=hard")
+SMALL = ("-DPDMU_BOARD_PCM_SAMPLES=128u", "-DPDMU_BOARD_EVENTS=4u")  # of 16 KB the model takes most
 UART_AN547 = ("-DPDMU_UART_BASE=0x49303000u", "-DPDMU_UART_IRQ=33u")
 VIRT = ("qemu-system-riscv32", "-M", "virt")
 MACHINES = {
-    "microbit": _arm("Cortex-M0", ("-mcpu=cortex-m0",), "microbit", 256 << 10, 16 << 10, 16_000_000, "nrf51"),
+    "microbit": _arm("Cortex-M0", ("-mcpu=cortex-m0",), "microbit", 256 << 10, 16 << 10, 16_000_000, "nrf51", SMALL),
     "mps2-an385": _arm("Cortex-M3", ("-mcpu=cortex-m3",), "mps2-an385", 4 << 20, 4 << 20),
     "mps2-an386": _arm("Cortex-M4F", M4F, "mps2-an386", 4 << 20, 4 << 20),
     "mps2-an500": _arm("Cortex-M7", M7, "mps2-an500", 4 << 20, 4 << 20),
@@ -93,8 +99,16 @@ def build(machine: Machine, folder: Path, sources: Sequence[str], out: Path, fla
 
     Raises
     ------
+    TooLarge
+        It does not fit.
     UserError
-        No compiler for it, or it refused: a model too large for the machine is one such case, and the linker script says so.
+        No compiler for it, or it refused.
     """
-    compile_c(folder, [*machine.compiler, *STRICT, *flags, *BARE, *machine.symbols(), machine.start, *sources, "-o", str(out)])
+    try:
+        compile_c(folder, [*machine.compiler, *STRICT, *flags, *BARE, *machine.symbols(), machine.start, *sources, "-o", str(out)])
+    except UserError as error:
+        if not any(words in str(error) for words in ("will not fit in region", "too little RAM")):
+            raise
+        memory = f"{machine.ram_bytes // 1024} kB of RAM and {machine.flash_bytes // 1024} kB of flash"
+        raise TooLarge(f"{machine.qemu[-1]}: the model does not fit in {memory}; take a larger machine or a smaller model") from None
     return out

@@ -15,11 +15,13 @@ from typing import Any, Literal, NamedTuple
 from edge_agent.agent import load_listeners, make_source, shortest_step_s
 from edge_agent.alsa import AlsaSource
 from edge_agent.audio import FileSource
+from edge_agent.board import connect as connect_board
 from edge_agent.channel import Listener
 from edge_agent.config import AgentConfig, read_config
 from edge_agent.events import Topics
 from edge_agent.mqtt import CONNECT_S, Connection, Refused, connect
 from edge_agent.outbox import Outbox
+from edge_agent.serial_port import parse_address
 from pdmu.errors import UserError
 
 Status = Literal["ok", "failed", "skipped"]
@@ -48,6 +50,9 @@ def run_check(path: Path | None, overrides: list[str]) -> Iterator[Stage]:
     for source in config.source:
         yield _stage(f"source {source.name}", lambda source=source: _source(config, source))  # type: ignore[misc]
     listeners: list[Listener] = []
+    if not config.model and config.source and all(s.type == "serial" for s in config.source):
+        yield Stage("model", "skipped", "none is configured: boards bring their own")
+        return
     yield _stage("model", lambda: _models(config, listeners))
     for x in listeners:
         yield _stage(f"self-test {x.path.name}", lambda x=x: _self_test(x))  # type: ignore[misc]
@@ -151,6 +156,10 @@ def _publish(config: AgentConfig, connection: Connection) -> str:
 def _source(config: AgentConfig, source_config: Any) -> str:
     if source_config.type == "stdin":
         return "stdin is not read by a check"
+    if source_config.type == "serial":
+        board, hello = connect_board(parse_address(source_config.port), source_config.baud)
+        board.port.close()
+        return f"{hello.board} on {board.port.where} runs {hello.model} {hello.version}, bundle {hello.sha256[:12]}"
     source = make_source(source_config, source_config.rate_hz or 16000, 0.032, threading.Event())
     try:
         if isinstance(source, AlsaSource):

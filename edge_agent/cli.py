@@ -16,7 +16,7 @@ from edge_agent.analyze import analyze_files
 from edge_agent.bench import bench, text
 from edge_agent.channel import load_listener
 from edge_agent.check import Stage, run_check
-from edge_agent.command import guarded, log, stopped_by_signals
+from edge_agent.command import Told, guarded, log, stopped_by_signals
 from edge_agent.config import AgentConfig, effective, read_config
 from edge_agent.events import Detection, Topics
 from edge_agent.mqtt import MqttDelivery, Refused, connect
@@ -153,18 +153,13 @@ def cmd_run(args: argparse.Namespace) -> int:
     config = read_config(args.config, overrides=args.set)
     stop = stopped_by_signals()
 
-    printing = args.json
+    told = Told()
 
     def tell(d: Detection) -> None:
-        nonlocal printing
-        if not args.json:
+        if args.json:
+            told.line(json.dumps(to_dict(d)))
+        else:
             log(f"detection: {d.source} {d.label} {d.score:.2f} at {d.t_start_s:.2f} s for {d.dur_s:.2f} s")
-        elif printing:
-            try:
-                print(json.dumps(to_dict(d)), flush=True)
-            except OSError as error:  # a reader that has gone, a full disk: no reason to stop hearing and delivering
-                printing = False
-                log(f"stdout: error: {error.strerror}; detections are stored and published, and printed no more")
 
     return run_agent(config, stop, log, tell)
 

@@ -41,6 +41,23 @@ def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+class Told:
+    """Prints detections for whoever reads along; a reader that has gone or a full disk is no reason to stop hearing and delivering."""
+
+    def __init__(self) -> None:
+        self._printing = True
+
+    def line(self, text: str) -> None:
+        """Write a line to stdout; where that fails, say so once and write no more."""
+        if not self._printing:
+            return
+        try:
+            print(text, flush=True)
+        except OSError as error:
+            self._printing = False
+            log(f"stdout: error: {error.strerror}; detections are stored and published, and printed no more")
+
+
 def stopped_by_signals() -> threading.Event:
     """Return an event that SIGTERM and SIGINT set."""
     stop = threading.Event()

@@ -31,7 +31,6 @@ POLL_S = 0.2
 HELLO_S = 4.0  # between HELLOs: they keep the board sending, bring its count of samples, and tell when it was restarted
 SILENT_S = 12.0  # without a sign of life the line is taken for dead
 RESEND_S = 1.0  # between two requests for what was missed
-STABLE_S = 5.0  # a line that held so long was a good one: the next attempt comes soon
 RETRY_MAX_S = 10.0
 
 
@@ -66,12 +65,11 @@ class BoardThread(threading.Thread):
         failures = 0
         try:
             while not self._stop_event.is_set():
-                began_s = time.monotonic()
                 try:
                     self._connect_and_listen()
                 except UserError as error:
+                    failures = 0 if self.trouble is None else failures + 1  # a line that worked is soon tried again
                     self.trouble = str(error)
-                failures = 0 if time.monotonic() - began_s > STABLE_S else failures + 1
                 self._stop_event.wait(random.uniform(0.1, min(RETRY_MAX_S, 0.25 * 2.0 ** min(failures, 10))))
         except Exception as error:  # a thread's exception would otherwise vanish: the bridge ends on it
             traceback.print_exc()

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_agent.command import guarded, log, stopped_by_signals
+from edge_agent.command import Told, guarded, log, stopped_by_signals
 from edge_agent.config import read_config
 from edge_agent.console.bench import bench, bench_text
 from edge_agent.console.bridge import bridge, serial_sources, summary_text
 from edge_agent.console.heard import same_bundle
 from edge_agent.console.monitor import Monitor
 from edge_agent.console.records import hello_record, hello_text
-from edge_agent.console.session import session
+from edge_agent.console.session import reboot, session
 from edge_agent.console.stream import stream_files
 from edge_agent.console.verify import verify, verify_text
 from edge_agent.events import Detection
@@ -107,9 +107,7 @@ def cmd_hello(args: argparse.Namespace) -> int:
     """`pdmu-console hello`."""
     bundle = read_bundle(args.bundle) if args.bundle else None
     if args.reboot:
-        with session(args.port, args.baud) as met:
-            met.board.reboot()
-        time.sleep(1.0)
+        reboot(args.port, args.baud)
     with session(args.port, args.baud, args.bundle) as met:
         _print(args.json, hello_record(met.board.port.where, met.hello, met.labels), hello_text)
         if bundle is not None:
@@ -147,16 +145,17 @@ def cmd_bridge(args: argparse.Namespace) -> int:
     """`pdmu-console bridge`."""
     config = read_config(args.config, overrides=args.set)
     sources = serial_sources(config, args.source, args.port and str(args.port), args.baud)
+    told = Told()
 
     def tell(d: Detection) -> None:
         if args.json:
-            print(json.dumps(to_dict(d)), flush=True)
+            told.line(json.dumps(to_dict(d)))
         else:
             log(f"detection: {d.source} {d.label} {d.score:.2f}, {d.ts}, for {d.dur_s:.2f} s")
 
     status, summary = bridge(config, sources, stopped_by_signals(), log, tell)
     if args.json:
-        print(json.dumps(summary), flush=True)
+        told.line(json.dumps(summary))
     log(summary_text(summary))
     return status
 

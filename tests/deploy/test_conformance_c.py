@@ -58,7 +58,7 @@ def test_the_first_difference_is_named_in_the_order_of_the_computation() -> None
 def test_a_model_too_large_for_a_machine_is_one_clear_error(tmp_path: Path) -> None:
     if missing(*tools_of("microbit")):
         pytest.skip("no Arm compiler or emulator")
-    with pytest.raises(UserError, match="too little RAM|will not fit in region `RAM'"):
+    with pytest.raises(UserError, match="microbit: the model does not fit in 16 kB of RAM"):
         build_target(shipped("cough"), "microbit", tmp_path)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.board_program import build_board, export_board
 from pdmu.bundle import Bundle
 from tests.helpers import tiny_bundle
 
@@ -137,4 +138,27 @@ def agent_process(*arguments: str | Path, **options: Any) -> subprocess.Popen[st
     """Start `pdmu-agent` as a process of its own."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-m", "edge_agent.cli", *map(str, arguments)]
+    return subprocess.Popen(command, text=True, env=env, **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options))
+
+
+@pytest.fixture(scope="session")
+def board_sources(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle's C sources, the boards' with them, or skip."""
+    pytest.importorskip("serial", reason="pyserial is not installed: the console is NOT TESTED HERE")
+    for tool in ("make", "cc"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed: the console against a board is NOT TESTED HERE")
+    return export_board(bundle_path, tmp_path_factory.mktemp("board"))
+
+
+@pytest.fixture(scope="session")
+def board_program(board_sources: Path) -> Path:
+    """The boards' own code as a program of this machine."""
+    return build_board(board_sources)
+
+
+def console_process(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """Start `pdmu-console` as a process of its own."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-m", "edge_agent.console.cli", *map(str, arguments)]
     return subprocess.Popen(command, text=True, env=env, **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options))

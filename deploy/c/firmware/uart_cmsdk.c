@@ -6,7 +6,7 @@
 #define PDMU_UART_IRQ 0u
 #endif
 #define BAUD_DIVIDER 217u /* 25 MHz / 115200 */
-#define RING 512u         /* a power of two */
+#define RING 512u         /* a power of two that holds two frames: they come while a hop is computed */
 
 typedef struct {
     volatile uint32_t data, state, control, interrupt, divider;

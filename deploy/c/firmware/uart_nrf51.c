@@ -14,7 +14,7 @@
 #define BAUD_RATE REGISTER(0x524u)
 #define RATE_115200 0x01D7E000u
 #define IRQ 2u
-#define RING 128u /* a power of two */
+#define RING 256u /* a power of two that holds a whole frame: one comes while a hop is computed */
 #define ISER ((volatile uint32_t *)0xE000E100u)
 
 static volatile uint8_t ring[RING];

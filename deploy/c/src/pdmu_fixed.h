@@ -13,6 +13,16 @@ typedef char pdmu_assert_arithmetic_shift[((int64_t)-3 >> 1) == -2 ? 1 : -1];
 /* v / 2^s, halves rounded up, once; s from 1 to 62, |v| + 2^(s-1) below 2^63 (the exporter proves it). */
 static inline int64_t pdmu_rshift_round(int64_t v, uint32_t s) { return (v + (INT64_C(1) << (s - 1u))) >> s; }
 
+/* The same for s from 1 to 31: cheaper where a register has 32 bits. */
+static inline int64_t pdmu_rshift_round31(int64_t v, uint32_t s) {
+    const uint64_t sum = (uint64_t)v + (UINT32_C(1) << (s - 1u));
+    const uint32_t low = (uint32_t)sum >> s | (uint32_t)(sum >> 32) << (32u - s);
+    return (int64_t)((uint64_t)((int64_t)sum >> 32 >> s) << 32 | low);
+}
+
+/* v / 2^32, rounded so: the high word and the bit below it. */
+static inline int32_t pdmu_round_high(int64_t v) { return (int32_t)(v >> 32) + (int32_t)((uint32_t)v >> 31); }
+
 static inline int16_t pdmu_clamp16(int64_t v, int32_t low) {
     return (int16_t)(v < low ? low : v > PDMU_I16_MAX ? PDMU_I16_MAX : v);
 }
