@@ -10,6 +10,7 @@ import shutil  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[1]
 SYSTEM_PROGRAMS = {
@@ -17,6 +18,7 @@ SYSTEM_PROGRAMS = {
     "cc": "the C runtime against the integer law",
     "arecord": "the real ALSA recorder",
 }
+settings.register_profile("fuzz", max_examples=20_000)  # make fuzz
 
 
 @pytest.fixture(scope="session")

@@ -6,22 +6,24 @@ everything behind it is tried.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from deploy.c_export import check_limits, generated_texts
 from pdmu import bundle as bundle_module
-from pdmu.bundle import Bundle, law_stages, read_bundle, write_bundle
+from pdmu.bundle import Bundle, law_stages, read_bundle, self_test, write_bundle
+from pdmu.config import FrontendConfig, ModelConfig, from_dict
 from pdmu.detector import Detector
 from pdmu.errors import UserError
 from pdmu.golden import golden_pcm
+from pdmu.tables import contract_hash
 from tests.deploy.random_bundle import form_bundle
 from tests.helpers import tiny_bundle
 
@@ -33,6 +35,9 @@ VALUES = st.one_of(
 PICK = st.integers(0, 2**32 - 1)
 
 
+NO_DEADLINE = settings(deadline=None)  # the first example that runs makes tables
+
+
 class File:
     """A bundle's file in parts."""
 
@@ -41,14 +46,18 @@ class File:
         self.tensors: dict[str, Any] = json.loads(raw[8 : 8 + length])
         self.meta: dict[str, Any] = self.tensors.pop("__metadata__")
         self.meta.pop("sha256")
+        self.contract = self.meta["contract"]
         for section in SECTIONS:
             self.meta[section] = json.loads(self.meta[section])
         self.body = raw[8 + length :]
 
     def signed(self) -> bytes:
-        """Return the file with a SHA-256 that fits what it holds."""
-        dumps = json.dumps
-        meta = {key: dumps(value) if key in SECTIONS else value for key, value in self.meta.items()}
+        """Return the file with a contract, where its configuration has one, and a SHA-256 that fit what it holds."""
+        with contextlib.suppress(UserError, KeyError):
+            frontend, model = from_dict(FrontendConfig, self.meta["frontend"], ""), from_dict(ModelConfig, self.meta["model"], "")
+            if self.meta["contract"] == self.contract:
+                self.meta["contract"] = contract_hash(frontend, model)
+        meta = {key: json.dumps(value) if key in SECTIONS else value for key, value in self.meta.items()}
         head = {"__metadata__": meta | {"sha256": bundle_module._digest(meta, self.tensors, self.body)}} | self.tensors
         raw = bundle_module._dumps(head).encode()
         return len(raw).to_bytes(8, "little") + raw + self.body
@@ -101,8 +110,14 @@ def use(bundle: Bundle | None) -> None:
     assert scores.min(initial=0) >= 0
     detector = Detector(bundle.detector, bundle.labels, bundle.samples_per_step)
     detector.finish(detector.step(detector.init(), scores)[0])
+    with contextlib.suppress(UserError):  # of a bundle that lies about its answers, or is too large for C
+        self_test(bundle)
+    with contextlib.suppress(UserError):
+        check_limits(bundle)
+        assert "".join(generated_texts(bundle).values()).encode()
 
 
+@NO_DEADLINE
 @given(st.binary(max_size=400))
 @example(b"\xff" * 8 + b"{")
 @example((2).to_bytes(8, "little") + b"{}")
@@ -110,6 +125,7 @@ def test_any_bytes(raw: bytes) -> None:
     assert read(raw) is None
 
 
+@NO_DEADLINE
 @given(st.sampled_from(ORIGINALS), PICK, st.binary(max_size=30))
 def test_a_header_with_other_bytes_in_it(raw: bytes, at: int, noise: bytes) -> None:
     length = int.from_bytes(raw[:8], "little")
@@ -118,6 +134,7 @@ def test_a_header_with_other_bytes_in_it(raw: bytes, at: int, noise: bytes) -> N
     assert altered == raw or read(altered) is None
 
 
+@NO_DEADLINE
 @given(st.sampled_from(ORIGINALS), PICK, VALUES)
 def test_a_signed_file_with_another_value(raw: bytes, which: int, value: Any) -> None:
     file = File(raw)
@@ -126,6 +143,7 @@ def test_a_signed_file_with_another_value(raw: bytes, which: int, value: Any) ->
     use(read(file.signed()))
 
 
+@NO_DEADLINE
 @given(st.sampled_from(ORIGINALS), PICK)
 def test_a_signed_file_without_something(raw: bytes, which: int) -> None:
     file = File(raw)
@@ -134,6 +152,7 @@ def test_a_signed_file_without_something(raw: bytes, which: int) -> None:
     use(read(file.signed()))
 
 
+@NO_DEADLINE
 @given(st.sampled_from(ORIGINALS), st.lists(st.tuples(PICK, st.integers(0, 255)), min_size=1, max_size=20))
 def test_a_signed_file_with_other_weights(raw: bytes, changes: list[tuple[int, int]]) -> None:
     file = File(raw)
@@ -144,6 +163,7 @@ def test_a_signed_file_with_other_weights(raw: bytes, changes: list[tuple[int, i
     use(read(file.signed()))
 
 
+@NO_DEADLINE
 @given(st.sampled_from(ORIGINALS), st.integers(-40, 40))
 def test_a_signed_file_with_a_longer_or_shorter_body(raw: bytes, change: int) -> None:
     file = File(raw)
