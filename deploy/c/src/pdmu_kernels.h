@@ -19,9 +19,9 @@
 #define PDMU_NOINLINE
 #endif
 
-/* A depthwise kernel: rows x cols taps; from row to row w_row weights and x_row inputs on, from tap to tap both by step. */
+/* A depthwise kernel: rows x cols taps, and how far the next row and the next tap are in the weights and in the inputs. */
 typedef struct {
-    int32_t rows, cols, w_row, x_row, step;
+    int32_t rows, cols, w_row, w_tap, x_row, x_tap;
 } pdmu_taps;
 
 /* PDMU_PORTABLE keeps to C on every processor. Assembly's operands need an optimising compiler. */
@@ -48,10 +48,25 @@ static PDMU_INLINE int16_t pdmu_scale_high(int64_t v, uint32_t shift, int32_t lo
     return pdmu_halve_clamp16(((int32_t)(v >> 32) >> (shift - 33u)) + 1, low);
 }
 
-/* pdmu_requant where the sum fits int32 and the shift is above 32. */
-static PDMU_INLINE int16_t pdmu_requant_high(int32_t acc, int32_t mult, uint32_t shift, int32_t low) {
-    return pdmu_scale_high((int64_t)acc * mult, shift, low);
+/* Requantise sums that fit int32 by multipliers and shifts of `quads`. */
+static PDMU_INLINE void pdmu_requant4(const int32_t acc[4], const int32_t *quads, int32_t low, int16_t *y) {
+    for (int32_t k = 0; k < 4; k++) {
+        const int32_t high = (int32_t)(((int64_t)acc[k] * quads[4 + k]) >> 32); /* above shifts of more than 32, the high word is enough */
+        y[k] = pdmu_halve_clamp16((high >> quads[8 + k]) + 1, low);
+    }
 }
+
+#if !defined(PDMU_HAS_DENSE_QUADS)
+/* A map with quads; `low` is a constant of the call. */
+static PDMU_INLINE void pdmu_dense_quads(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
+    const pdmu_weight *w = map->weight;
+    for (const int32_t *quads = map->quads, *end = quads + 3 * map->rows; quads < end; quads += 12, w += 4 * map->cols, y += 4) {
+        int32_t acc[4] = {quads[0], quads[1], quads[2], quads[3]};
+        pdmu_dot4(w, x, map->cols, acc);
+        pdmu_requant4(acc, quads, low, y);
+    }
+}
+#endif
 
 /* Sum of w[i] * x[i], exact. */
 static inline int64_t pdmu_dot(const pdmu_weight *w, const int16_t *x, int32_t n) {
@@ -72,7 +87,7 @@ static inline int64_t pdmu_dot(const pdmu_weight *w, const int16_t *x, int32_t n
 static inline int32_t pdmu_depthwise1(const pdmu_taps *t, const pdmu_weight *w, const int16_t *x) {
     int32_t sum = 0;
     for (int32_t k = 0; k < t->rows; k++) {
-        for (int32_t j = 0; j < t->cols; j++) sum += w[k * t->w_row + j * t->step] * x[k * t->x_row + j * t->step];
+        for (int32_t j = 0; j < t->cols; j++) sum += w[k * t->w_row + j * t->w_tap] * x[k * t->x_row + j * t->x_tap];
     }
     return sum;
 }

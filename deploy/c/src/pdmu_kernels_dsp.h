@@ -149,57 +149,110 @@ static PDMU_INLINE int16_t pdmu_halve_clamp16(int32_t v, int32_t low) {
 
 #if defined(PDMU_WIDE_WEIGHTS)
 
-#define PDMU_ASM_DOT2_8                                                                                                              \
-    "ldmia %[x]!, {r4, r5, r6, r8}\n"                                                                                                \
-    "ldmia %[w0]!, {r9, r10, r11, r12}\n"                                                                                            \
-    "smlad %[s0], r4, r9, %[s0]\n"                                                                                                   \
-    "smlad %[s0], r5, r10, %[s0]\n"                                                                                                  \
-    "smlad %[s0], r6, r11, %[s0]\n"                                                                                                  \
-    "smlad %[s0], r8, r12, %[s0]\n"                                                                                                  \
-    "ldmia %[w1]!, {r9, r10, r11, r12}\n"                                                                                            \
-    "smlad %[s1], r4, r9, %[s1]\n"                                                                                                   \
-    "smlad %[s1], r5, r10, %[s1]\n"                                                                                                  \
-    "smlad %[s1], r6, r11, %[s1]\n"                                                                                                  \
-    "smlad %[s1], r8, r12, %[s1]\n"
-/* Five operands and eight registers: one more, and the compiler may find none for it. */
-#define PDMU_ASM_DOT2(text)                                                                                                          \
-    __asm__(text                                                                                                                     \
-            : [x] "+&r"(x), [w0] "+&r"(w), [w1] "+&r"(w1), [s0] "+&r"(a), [s1] "+&r"(b)                                                \
-            :                                                                                                                        \
-            : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory")
+/* Eight columns of four rows: x from r0 to r6 ... r9, weights from r1 to r10 ... lr, sums in r2 ... r5. All fourteen registers are in use, which
+ * no compiler finds by itself: hence whole functions in assembly. */
+#define PDMU_ASM_ROW(sum)                   \
+    "ldmia r1!, {r10, r11, r12, lr}\n"      \
+    "smlad " sum ", r6, r10, " sum "\n"     \
+    "smlad " sum ", r7, r11, " sum "\n"     \
+    "smlad " sum ", r8, r12, " sum "\n"     \
+    "smlad " sum ", r9, lr, " sum "\n"
+#define PDMU_ASM_BLOCK "ldmia r0!, {r6, r7, r8, r9}\n" PDMU_ASM_ROW("r2") PDMU_ASM_ROW("r3") PDMU_ASM_ROW("r4") PDMU_ASM_ROW("r5")
 
-static PDMU_INLINE int32_t pdmu_dot2_is_fast(const int16_t *w, const int16_t *x, int32_t n) {
-    return pdmu_is_aligned(w, x) && n % 8 == 0;
+#define PDMU_ASM_DENSE_QUADS(saturate)                                                             \
+    __asm__ volatile(                                                                              \
+        "push {r4-r11, lr}\n"                                                                      \
+        "sub sp, #12\n"                                                                            \
+        "str r0, [sp, #0]\n"                                                                       \
+        "str r2, [sp, #4]\n"                                                                       \
+        "str r3, [sp, #8]\n"                                                                       \
+        "1: ldr r12, [sp, #4]\n"                                                                   \
+        "ldr r0, [sp, #0]\n"                                                                       \
+        "ldmia r12!, {r2, r3, r4, r5}\n"                                                           \
+        "str r12, [sp, #4]\n"                                                                      \
+        "ldr r6, [sp, #56]\n"                                                                      \
+        "cmp r6, #0\n"                                                                             \
+        "beq 2f\n" PDMU_ASM_BLOCK                                                                  \
+        "ldr r6, [sp, #48]\n"                                                                      \
+        "cmp r0, r6\n"                                                                             \
+        "bhs 3f\n"                                                                                 \
+        "2:\n" PDMU_ASM_BLOCK PDMU_ASM_BLOCK                                                       \
+        "ldr r6, [sp, #48]\n"                                                                      \
+        "cmp r0, r6\n"                                                                             \
+        "blo 2b\n"                                                                                 \
+        "3: ldr r12, [sp, #4]\n"                                                                   \
+        "ldmia r12!, {r6, r7, r8, r9}\n"                                                           \
+        "smmul r2, r2, r6\n"                                                                       \
+        "smmul r3, r3, r7\n"                                                                       \
+        "smmul r4, r4, r8\n"                                                                       \
+        "smmul r5, r5, r9\n"                                                                       \
+        "ldmia r12!, {r6, r7, r8, r9}\n"                                                           \
+        "str r12, [sp, #4]\n"                                                                      \
+        "asr r2, r2, r6\n"                                                                         \
+        "asr r3, r3, r7\n"                                                                         \
+        "asr r4, r4, r8\n"                                                                         \
+        "asr r5, r5, r9\n"                                                                         \
+        "add r2, r2, #1\n"                                                                         \
+        "add r3, r3, #1\n"                                                                         \
+        "add r4, r4, #1\n"                                                                         \
+        "add r5, r5, #1\n"                                                                         \
+        saturate(r2) saturate(r3) saturate(r4) saturate(r5)                                         \
+        "pkhbt r2, r2, r3, lsl #16\n"                                                              \
+        "pkhbt r4, r4, r5, lsl #16\n"                                                              \
+        "ldr r6, [sp, #8]\n"                                                                       \
+        "str r2, [r6], #4\n"                                                                       \
+        "str r4, [r6], #4\n"                                                                       \
+        "str r6, [sp, #8]\n"                                                                       \
+        "ldr r7, [sp, #52]\n"                                                                      \
+        "cmp r12, r7\n"                                                                            \
+        "bne 1b\n"                                                                                 \
+        "add sp, #12\n"                                                                            \
+        "pop {r4-r11, pc}\n")
+#define PDMU_ASM_RELU(r) "usat " #r ", #15, " #r ", asr #1\n"
+#define PDMU_ASM_SATURATE(r) "ssat " #r ", #16, " #r ", asr #1\n"
+
+/* Named in C, the arguments would be unused: x, weights, quads, y; then, on the stack, the ends of x and quads and whether the eights are odd. */
+typedef void (*pdmu_dense_asm)(const int16_t *, const int16_t *, const int32_t *, int16_t *, const int16_t *, const int32_t *, int32_t);
+static __attribute__((naked, noinline, unused)) void pdmu_dense_quads_relu(void) { PDMU_ASM_DENSE_QUADS(PDMU_ASM_RELU); }
+static __attribute__((naked, noinline, unused)) void pdmu_dense_quads_plain(void) { PDMU_ASM_DENSE_QUADS(PDMU_ASM_SATURATE); }
+
+/* x, weights, sums, end of x */
+static __attribute__((naked, noinline, unused)) void pdmu_dot4_asm(void) {
+    __asm__ volatile(
+        "push {r2-r11, lr}\n"
+        "ldmia r2, {r2, r3, r4, r5}\n"
+        "1:\n" PDMU_ASM_BLOCK
+        "ldr r6, [sp, #4]\n"
+        "cmp r0, r6\n"
+        "blo 1b\n"
+        "ldr r0, [sp], #8\n"
+        "stmia r0, {r2, r3, r4, r5}\n"
+        "pop {r4-r11, pc}\n");
 }
 
-static PDMU_INLINE const int16_t *pdmu_dot2(const int16_t *w, const int16_t *x, int32_t n, int32_t fast, int32_t *sum0, int32_t *sum1) {
-    int32_t a = *sum0, b = *sum1;
-    const int16_t *w1 = w + n, *const end = x + n;
-    if (fast) {
-        if (n & 8) PDMU_ASM_DOT2(PDMU_ASM_DOT2_8);
-        while (x < end) PDMU_ASM_DOT2(PDMU_ASM_DOT2_8 PDMU_ASM_DOT2_8);
-    } else {
-        for (; x + 1 < end; x += 2, w += 2, w1 += 2) {
-            const pdmu_pair v = pdmu_load_pair(x);
-            a = __smlad(pdmu_load_pair(w), v, a);
-            b = __smlad(pdmu_load_pair(w1), v, b);
-        }
-        if (x < end) {
-            a += *w * *x;
-            b += *w1++ * *x;
+static PDMU_INLINE void pdmu_dot4(const int16_t *w, const int16_t *x, int32_t n, int32_t acc[4]) {
+    if (pdmu_is_aligned(x, x)) {
+        ((void (*)(const int16_t *, const int16_t *, int32_t *, const int16_t *))pdmu_dot4_asm)(x, w, acc, x + n);
+        return;
+    }
+    for (const int16_t *const end = x + n; x < end; x += 8) {
+        for (int32_t r = 0; r < 4; r++, w += 8) {
+            for (int32_t i = 0; i < 8; i += 2) acc[r] = __smlad(pdmu_load_pair(w + i), pdmu_load_pair(x + i), acc[r]);
         }
     }
-    *sum0 = a;
-    *sum1 = b;
-    return w1;
 }
 
-/* Four channels: a pair of x and a pair of w at a time */
+#define PDMU_HAS_DENSE_QUADS
+static PDMU_INLINE void pdmu_dense_quads(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
+    ((pdmu_dense_asm)(low == 0 ? pdmu_dense_quads_relu : pdmu_dense_quads_plain))(x, map->weight, map->quads, y, x + map->cols, map->quads + 3 * map->rows, map->cols & 8);
+}
+
+/* Four channels */
 static PDMU_INLINE void pdmu_depthwise4(const pdmu_taps *t, const int16_t *w, const int16_t *x, int32_t acc[4]) {
     int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
     for (int32_t k = t->rows; k > 0; k--, w += t->w_row, x += t->x_row) {
         const int16_t *v = w, *u = x;
-        for (int32_t j = t->cols; j > 0; j--, v += t->step, u += t->step) {
+        for (int32_t j = t->cols; j > 0; j--, v += t->w_tap, u += t->x_tap) {
             const pdmu_pair v0 = pdmu_load_pair(v), v1 = pdmu_load_pair(v + 2), u0 = pdmu_load_pair(u), u1 = pdmu_load_pair(u + 2);
             a0 = __smlabb(v0, u0, a0);
             a1 = __smlatt(v0, u0, a1);
@@ -224,31 +277,28 @@ static PDMU_INLINE uint32_t pdmu_load_word(const void *p) {
     return v;
 }
 
-static PDMU_INLINE int32_t pdmu_dot2_is_fast(const int8_t *w, const int16_t *x, int32_t n) {
-    (void)w;
-    (void)x;
-    return n % 4 == 0;
+/* Four columns of a row: SXTB16 takes every other byte, and x is paired likewise. */
+static PDMU_INLINE int32_t pdmu_dot_fours(const int8_t *w, int16x2_t even, int16x2_t odd, int32_t acc) {
+    const uint32_t v = pdmu_load_word(w);
+    return __smlad(pdmu_odd_bytes(v), odd, __smlad(pdmu_even_bytes(v), even, acc));
 }
 
-static PDMU_INLINE const int8_t *pdmu_dot2(const int8_t *w, const int16_t *x, int32_t n, int32_t fast, int32_t *sum0, int32_t *sum1) {
-    int32_t a = *sum0, b = *sum1;
-    const int8_t *w1 = w + n;
-    const int16_t *const end = x + n, *const fours = x + (n & ~3);
-    for (; x < fours; x += 4, w += 4, w1 += 4) {
-        const uint32_t p = pdmu_load_word(x), q = pdmu_load_word(x + 2), v0 = pdmu_load_word(w), v1 = pdmu_load_word(w1);
-        const int16x2_t even = (int16x2_t)((p & 0xFFFFu) | q << 16), odd = (int16x2_t)((q & 0xFFFF0000u) | p >> 16); /* PKHBT, PKHTB */
-        a = __smlad(pdmu_even_bytes(v0), even, a);
-        b = __smlad(pdmu_even_bytes(v1), even, b);
-        a = __smlad(pdmu_odd_bytes(v0), odd, a);
-        b = __smlad(pdmu_odd_bytes(v1), odd, b);
+static PDMU_INLINE void pdmu_dot4(const int8_t *w, const int16_t *x, int32_t n, int32_t acc[4]) {
+    int32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3];
+    for (const int16_t *const end = x + n; x < end; w += 24) {
+        for (int32_t half = 0; half < 2; half++, x += 4, w += 4) {
+            const uint32_t p = pdmu_load_word(x), q = pdmu_load_word(x + 2);
+            const int16x2_t even = (int16x2_t)((p & 0xFFFFu) | q << 16), odd = (int16x2_t)((q & 0xFFFF0000u) | p >> 16); /* PKHBT, PKHTB */
+            a = pdmu_dot_fours(w, even, odd, a);
+            b = pdmu_dot_fours(w + 8, even, odd, b);
+            c = pdmu_dot_fours(w + 16, even, odd, c);
+            d = pdmu_dot_fours(w + 24, even, odd, d);
+        }
     }
-    for (; !fast && x < end; x++, w++, w1++) {
-        a += *w * *x;
-        b += *w1 * *x;
-    }
-    *sum0 = a;
-    *sum1 = b;
-    return w1;
+    acc[0] = a;
+    acc[1] = b;
+    acc[2] = c;
+    acc[3] = d;
 }
 
 static PDMU_INLINE void pdmu_depthwise4(const pdmu_taps *t, const int8_t *w, const int16_t *x, int32_t acc[4]) {
@@ -256,7 +306,7 @@ static PDMU_INLINE void pdmu_depthwise4(const pdmu_taps *t, const int8_t *w, con
     for (int32_t k = t->rows; k > 0; k--, w += t->w_row, x += t->x_row) {
         const int8_t *v = w;
         const int16_t *u = x;
-        for (int32_t j = t->cols; j > 0; j--, v += t->step, u += t->step) {
+        for (int32_t j = t->cols; j > 0; j--, v += t->w_tap, u += t->x_tap) {
             const uint32_t four = pdmu_load_word(v);
             const pdmu_pair even = pdmu_even_bytes(four), odd = pdmu_odd_bytes(four), u0 = pdmu_load_pair(u), u1 = pdmu_load_pair(u + 2);
             a0 = __smlabb(even, u0, a0);

@@ -26,24 +26,15 @@ static PDMU_INLINE int16_t pdmu_halve_clamp16(int32_t v, int32_t low) { return p
 /* Copy n values towards lower addresses, or to memory apart. */
 static PDMU_INLINE void pdmu_copy(int16_t *to, const int16_t *from, int32_t n) { memmove(to, from, (size_t)n * sizeof *to); }
 
-/* Whether pdmu_dot2 may be called with `fast`, a constant that chooses code for aligned rows of eights. */
-static PDMU_INLINE int32_t pdmu_dot2_is_fast(const pdmu_weight *w, const int16_t *x, int32_t n) {
-    (void)w;
-    (void)x;
-    (void)n;
-    return 1;
-}
-
-/* *sum0 += w . x, *sum1 += (w + n) . x where int32 holds every partial sum; the row after these is returned. */
-static PDMU_INLINE const pdmu_weight *pdmu_dot2(const pdmu_weight *w, const int16_t *x, int32_t n, int32_t fast, int32_t *sum0, int32_t *sum1) {
-    int32_t a = *sum0, b = *sum1;
-    (void)fast;
-    for (int32_t i = 0; i < n; i++) a += (int16_t)w[i] * x[i];
-    w += n;
-    for (int32_t i = 0; i < n; i++) b += (int16_t)w[i] * x[i];
-    *sum0 = a;
-    *sum1 = b;
-    return w + n;
+/* acc[0 ... 3] += four rows . x, in blocks of eight columns, where int32 holds every partial sum */
+static PDMU_INLINE void pdmu_dot4(const pdmu_weight *w, const int16_t *x, int32_t n, int32_t acc[4]) {
+    for (const int16_t *end = x + n; x < end; x += 8) {
+        for (int32_t r = 0; r < 4; r++, w += 8) {
+            int32_t sum = 0;
+            for (int32_t i = 0; i < 8; i++) sum += (int16_t)w[i] * x[i];
+            acc[r] += sum;
+        }
+    }
 }
 
 /* Sum of a[i] * x[i], exact; a product may reach 2^30. */
@@ -62,7 +53,7 @@ static PDMU_INLINE void pdmu_axpy2(int64_t *acc, int16_t g, const int16_t *p, in
 static PDMU_INLINE void pdmu_depthwise4(const pdmu_taps *t, const pdmu_weight *w, const int16_t *x, int32_t acc[4]) {
     for (int32_t k = 0; k < t->rows; k++) {
         for (int32_t j = 0; j < t->cols; j++) {
-            for (int32_t c = 0; c < 4; c++) acc[c] += w[k * t->w_row + j * t->step + c] * x[k * t->x_row + j * t->step + c];
+            for (int32_t c = 0; c < 4; c++) acc[c] += w[k * t->w_row + j * t->w_tap + c] * x[k * t->x_row + j * t->x_tap + c];
         }
     }
 }
