@@ -3,7 +3,7 @@
 
 #include "pdmu_fixed.h"
 #include "pdmu_internal.h"
-#include "pdmu_kernels.h"
+#include "pdmu_quads.h"
 
 static size_t bytes16(int32_t n) { return (size_t)n * sizeof(int16_t); }
 
@@ -62,31 +62,26 @@ static PDMU_NOINLINE void gather_patch(const pdmu_conv *c, const int16_t *rows, 
     if (to - from < c->kernel_mel) memset(patch, 0, bytes16(c->kernel_time * width));
     rows += from * c->in_channels;
     for (int32_t k = 0; k < c->kernel_time; k++, patch += width, rows += c->in_bins * c->in_channels) {
-        pdmu_copy(patch + before, rows, (to - from) * c->in_channels);
+        pdmu_copy_few(patch + before, rows, (to - from) * c->in_channels);
     }
-    for (int32_t i = c->kernel_time * width; i < c->map.cols; i++) *patch++ = 0;
 }
 
 static PDMU_NOINLINE void depthwise_bin(const pdmu_conv *c, const int16_t *rows, int32_t b, int16_t *y) {
     const int32_t n = c->in_channels, begin = b * c->stride_mel - (c->kernel_mel - 1) / 2;
     const int32_t from = begin < 0 ? -begin : 0, to = begin + c->kernel_mel > c->in_bins ? c->in_bins - begin : c->kernel_mel;
     const pdmu_dense *map = &c->map;
-    const int32_t *quads = map->quads;
     const int16_t *x = rows + (begin + from) * n;
-    if (quads) {
+    if (map->quads) {
         const pdmu_taps taps = {c->kernel_time, to - from, 4 * c->kernel_mel, 4, c->in_bins * n, n};
-        const pdmu_weight *w = map->weight + 4 * from;
-        for (; quads < map->quads + 3 * n; quads += 12, w += 4 * map->cols, x += 4, y += 4) {
-            int32_t acc[4] = {quads[0], quads[1], quads[2], quads[3]};
-            pdmu_depthwise4(&taps, w, x, acc);
-            pdmu_requant4(acc, quads, 0, y);
-        }
+        pdmu_depthwise_quads(&taps, map, map->weight + 4 * from, x, y);
         return;
     }
-    const pdmu_taps taps = {c->kernel_time, to - from, c->kernel_mel * n, n, c->in_bins * n, n};
-    const pdmu_weight *w = map->weight + from * n;
     for (int32_t i = 0; i < n; i++) {
-        y[i] = pdmu_requant(map->bias[i] + (int64_t)pdmu_depthwise1(&taps, w + i, x + i), map->mult[i], map->shift[i], 0);
+        int64_t acc = map->bias[i];
+        for (int32_t k = 0; k < c->kernel_time; k++) {
+            for (int32_t j = from; j < to; j++) acc += map->weight[(k * c->kernel_mel + j) * n + i] * x[(k * c->in_bins + j - from) * n + i];
+        }
+        y[i] = pdmu_requant(acc, map->mult[i], map->shift[i], 0);
     }
 }
 
@@ -98,6 +93,7 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
     pdmu_copy(rows + *held * width, x, width);
     if (++*held < c->kernel_time) return 0;
     int16_t *patch = pdmu_at(scratch, model->scratch_patch);
+    memset(patch, 0, bytes16(c->map.cols)); /* what fills the rows of weights stays zero */
     const int32_t pointwise = c->kernel_time == 1 && c->kernel_mel == 1 && c->map.cols == c->in_channels; /* a bin is its own patch */
     for (int32_t b = 0; b < c->out_bins; b++, y += c->out_channels) {
         if (c->depthwise) {
@@ -118,10 +114,11 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
 static PDMU_NOINLINE void memory_step(const pdmu_layer *l, int16_t *m, const int16_t *u, int16_t *next) {
     const int32_t d = l->order;
     const uint32_t ka = (uint32_t)l->ka;
+    const int32_t quotient_fits = ka >= 8 && ka < 32 && d < 256; /* int32: the sum is below 2^30 (d + 1) */
     for (int32_t c = 0; c < l->channels; c++, m += d) {
         for (int32_t i = 0; i < d; i++) {
-            const int64_t sum = pdmu_dot_wide(l->a + i * d, m, d) + l->b[i] * u[c];
-            next[i] = pdmu_clamp16(ka < 32 ? pdmu_rshift_round31(sum, ka) : pdmu_rshift_round(sum, ka), PDMU_I16_MIN);
+            const int64_t sum = pdmu_dot_wide(l->a + i * d, m, d, l->b[i] * u[c]);
+            next[i] = quotient_fits ? pdmu_saturate16(pdmu_rshift_round_low(sum, ka)) : pdmu_clamp16(pdmu_rshift_round(sum, ka), PDMU_I16_MIN);
         }
         pdmu_copy(m, next, d);
     }
