@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.c_text import Keys, array, columns, dense, members
+from deploy.c_text import Keys, Layout, array, dense, members
 from pdmu.bundle import Bundle
 from pdmu.config import PDMUConfig
 
-NO_MAP = "{0, 0, NULL, NULL, NULL, NULL, 0}"
+NO_MAP = "{0, 0, NULL, NULL, NULL, NULL, NULL}"
 
 
 def scratch_sizes(bundle: Bundle) -> dict[str, int]:
@@ -49,7 +49,8 @@ def layer_descriptor(bundle: Bundle, index: int, inputs: int, parts: list[str]) 
     inside = p.spikes_inside
 
     def linear(keys: Keys, transposed: bool = events) -> str:
-        return dense(bundle, name, keys, parts, columns(bundle, f"{name}.{keys[0]}") if transposed else None)
+        layout = Layout.COLUMNS if transposed else Layout.PLAIN if p.spiking else Layout.ROWS
+        return dense(bundle, name, keys, parts, layout)
 
     return "    {\n" + members({
         "inputs": inputs,

@@ -1,7 +1,7 @@
 """Whatever a bundle's file holds, reading it gives a bundle that runs or one clear error, in little time and memory.
 
-The SHA-256 refuses what was damaged on the way; here files are altered and then signed anew, as a careless or hostile program would, so that
-everything behind it is tried.
+The SHA-256 refuses what was damaged on the way; here files are altered and then signed anew, as a careless or hostile program would, so
+that everything behind it is tried.
 """
 
 from __future__ import annotations

@@ -3,46 +3,22 @@
 
 #include "pdmu_fixed.h"
 #include "pdmu_internal.h"
-#include "pdmu_kernels.h"
+#include "pdmu_quads.h"
 
 static size_t bytes16(int32_t n) { return (size_t)n * sizeof(int16_t); }
 
 static size_t bytes32(int32_t n) { return (size_t)n * sizeof(int32_t); }
 
-static void dense_wide(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
+/* `low` is a constant of the call. */
+static PDMU_INLINE void dense_rows(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
     const pdmu_weight *w = map->weight;
+    if (map->quads) {
+        pdmu_dense_quads(map, x, low, y);
+        return;
+    }
     for (int32_t r = 0; r < map->rows; r++, w += map->cols) {
         const int64_t acc = pdmu_dot(w, x, map->cols) + (map->bias ? map->bias[r] : 0);
         y[r] = pdmu_requant(acc, map->mult[r], map->shift[r], low);
-    }
-}
-
-/* Two rows at a time; `low` and `fast` are constants of the call. */
-static PDMU_INLINE void dense_pairs(const pdmu_dense *map, const int16_t *x, int32_t low, int32_t fast, int16_t *y) {
-    const pdmu_weight *w = map->weight;
-    const int32_t *bias = map->bias, *mult = map->mult, *end = mult + (map->rows & ~1), cols = map->cols;
-    const uint8_t *shift = map->shift;
-    for (; mult < end; mult += 2, shift += 2, y += 2) {
-        int32_t a = 0, b = 0;
-        if (bias) {
-            a = bias[0];
-            b = bias[1];
-            bias += 2;
-        }
-        w = pdmu_dot2(w, x, cols, fast, &a, &b);
-        y[0] = pdmu_requant_high(a, mult[0], shift[0], low);
-        y[1] = pdmu_requant_high(b, mult[1], shift[1], low);
-    }
-    if (map->rows & 1) y[0] = pdmu_requant(pdmu_dot(w, x, cols) + (bias ? *bias : 0), *mult, *shift, low);
-}
-
-static PDMU_INLINE void dense_rows(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
-    if (!map->narrow) {
-        dense_wide(map, x, low, y);
-    } else if (pdmu_dot2_is_fast(map->weight, x, map->cols)) {
-        dense_pairs(map, x, low, 1, y);
-    } else {
-        dense_pairs(map, x, low, 0, y);
     }
 }
 
@@ -86,29 +62,27 @@ static PDMU_NOINLINE void gather_patch(const pdmu_conv *c, const int16_t *rows, 
     if (to - from < c->kernel_mel) memset(patch, 0, bytes16(c->kernel_time * width));
     rows += from * c->in_channels;
     for (int32_t k = 0; k < c->kernel_time; k++, patch += width, rows += c->in_bins * c->in_channels) {
-        pdmu_copy(patch + before, rows, (to - from) * c->in_channels);
+        pdmu_copy_few(patch + before, rows, (to - from) * c->in_channels);
     }
-    for (int32_t i = c->kernel_time * width; i < c->map.cols; i++) *patch++ = 0;
 }
 
 static PDMU_NOINLINE void depthwise_bin(const pdmu_conv *c, const int16_t *rows, int32_t b, int16_t *y) {
     const int32_t n = c->in_channels, begin = b * c->stride_mel - (c->kernel_mel - 1) / 2;
     const int32_t from = begin < 0 ? -begin : 0, to = begin + c->kernel_mel > c->in_bins ? c->in_bins - begin : c->kernel_mel;
-    const pdmu_taps taps = {c->kernel_time, to - from, c->kernel_mel * n, c->in_bins * n, n};
-    const pdmu_weight *w = c->map.weight + from * n;
+    const pdmu_dense *map = &c->map;
     const int16_t *x = rows + (begin + from) * n;
-    const int32_t *bias = c->map.bias, *mult = c->map.mult;
-    const uint8_t *shift = c->map.shift;
-    int32_t i = 0;
-    for (; c->map.narrow && i + 4 <= n; i += 4) {
-        int32_t acc[4] = {bias[i], bias[i + 1], bias[i + 2], bias[i + 3]};
-        pdmu_depthwise4(&taps, w + i, x + i, acc);
-        y[i] = pdmu_requant_high(acc[0], mult[i], shift[i], 0);
-        y[i + 1] = pdmu_requant_high(acc[1], mult[i + 1], shift[i + 1], 0);
-        y[i + 2] = pdmu_requant_high(acc[2], mult[i + 2], shift[i + 2], 0);
-        y[i + 3] = pdmu_requant_high(acc[3], mult[i + 3], shift[i + 3], 0);
+    if (map->quads) {
+        const pdmu_taps taps = {c->kernel_time, to - from, 4 * c->kernel_mel, 4, c->in_bins * n, n};
+        pdmu_depthwise_quads(&taps, map, map->weight + 4 * from, x, y);
+        return;
     }
-    for (; i < n; i++) y[i] = pdmu_requant(bias[i] + (int64_t)pdmu_depthwise1(&taps, w + i, x + i), mult[i], shift[i], 0);
+    for (int32_t i = 0; i < n; i++) {
+        int64_t acc = map->bias[i];
+        for (int32_t k = 0; k < c->kernel_time; k++) {
+            for (int32_t j = from; j < to; j++) acc += map->weight[(k * c->kernel_mel + j) * n + i] * x[(k * c->in_bins + j - from) * n + i];
+        }
+        y[i] = pdmu_requant(acc, map->mult[i], map->shift[i], 0);
+    }
 }
 
 /* Take one input frame; 1 when it completed an output frame. */
@@ -119,6 +93,7 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
     pdmu_copy(rows + *held * width, x, width);
     if (++*held < c->kernel_time) return 0;
     int16_t *patch = pdmu_at(scratch, model->scratch_patch);
+    memset(patch, 0, bytes16(c->map.cols)); /* what fills the rows of weights stays zero */
     const int32_t pointwise = c->kernel_time == 1 && c->kernel_mel == 1 && c->map.cols == c->in_channels; /* a bin is its own patch */
     for (int32_t b = 0; b < c->out_bins; b++, y += c->out_channels) {
         if (c->depthwise) {
@@ -139,10 +114,11 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
 static PDMU_NOINLINE void memory_step(const pdmu_layer *l, int16_t *m, const int16_t *u, int16_t *next) {
     const int32_t d = l->order;
     const uint32_t ka = (uint32_t)l->ka;
+    const int32_t quotient_fits = ka >= 8 && ka < 32 && d < 256; /* int32: the sum is below 2^30 (d + 1) */
     for (int32_t c = 0; c < l->channels; c++, m += d) {
         for (int32_t i = 0; i < d; i++) {
-            const int64_t sum = pdmu_dot_wide(l->a + i * d, m, d) + l->b[i] * u[c];
-            next[i] = pdmu_clamp16(ka < 32 ? pdmu_rshift_round31(sum, ka) : pdmu_rshift_round(sum, ka), PDMU_I16_MIN);
+            const int64_t sum = pdmu_dot_wide(l->a + i * d, m, d, l->b[i] * u[c]);
+            next[i] = quotient_fits ? pdmu_saturate16(pdmu_rshift_round_low(sum, ka)) : pdmu_clamp16(pdmu_rshift_round(sum, ka), PDMU_I16_MIN);
         }
         pdmu_copy(m, next, d);
     }
@@ -218,15 +194,15 @@ static PDMU_INLINE int16_t mixed(const pdmu_layer *l, int32_t r, int64_t delayed
 /* h = relu(t mt + (W_x x + b) mx + x mr) */
 static PDMU_NOINLINE void mix(const pdmu_layer *l, const int64_t *acc, const int16_t *x, int16_t *h) {
     const pdmu_weight *w = l->x.weight;
-    const int32_t fast = pdmu_dot2_is_fast(w, x, l->inputs);
-    int32_t r = 0;
-    for (; l->x.narrow && r + 2 <= l->hidden; r += 2) {
-        int32_t a = l->x.bias[r], b = l->x.bias[r + 1];
-        w = pdmu_dot2(w, x, l->inputs, fast, &a, &b);
-        h[r] = mixed(l, r, acc[r], a, x);
-        h[r + 1] = mixed(l, r + 1, acc[r + 1], b, x);
+    const int32_t *quads = l->x.quads;
+    for (int32_t r = 0; quads && r < l->hidden; r += 4, quads += 12, w += 4 * l->inputs) {
+        int32_t direct[4] = {quads[0], quads[1], quads[2], quads[3]};
+        pdmu_dot4(w, x, l->inputs, direct);
+        for (int32_t k = r; k < r + 4; k++) h[k] = mixed(l, k, acc[k], direct[k - r], x);
     }
-    for (; r < l->hidden; r++, w += l->inputs) h[r] = mixed(l, r, acc[r], pdmu_dot(w, x, l->inputs) + l->x.bias[r], x);
+    for (int32_t r = 0; !quads && r < l->hidden; r++, w += l->inputs) {
+        h[r] = mixed(l, r, acc[r], pdmu_dot(w, x, l->inputs) + l->x.bias[r], x);
+    }
 }
 
 /* Outputs by way of neurons; `values` is spent. */
