@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.c_layer import layer_descriptor, scratch_sizes
+from deploy.c_layer import layer_descriptor, patch_width, scratch_sizes
 from deploy.c_text import array, c_string, columns, dense, members
 from pdmu.bundle import Bundle
 from pdmu.state_layout import state_members
@@ -203,7 +203,9 @@ def _conv(bundle: Bundle, index: int, parts: list[str]) -> str:
     c, shapes = bundle.model.conv[index], bundle.model.conv_shapes(bundle.frontend.n_mels)
     name = f"conv{index}"
     stored = np.asarray(bundle.tensors[f"{name}.weight"])
-    weight = stored[..., 0].transpose(1, 2, 0) if c.depthwise else stored
+    weight = stored[..., 0].transpose(1, 2, 0) if c.depthwise else stored.reshape(len(stored), -1)
+    if not c.depthwise:
+        weight = np.pad(weight, ((0, 0), (0, patch_width(weight.shape[1]) - weight.shape[1])))
     fields = {
         "in_bins": shapes[index][0],
         "in_channels": shapes[index][1],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,14 +33,23 @@ Keys = tuple[str, str | None, str | None, str | None]  # weight, bias, multiplie
 
 def dense(bundle: Bundle, prefix: str, keys: Keys, parts: list[str], weight: NDArray[np.generic] | None = None) -> str:
     """Append a linear map's arrays to `parts` and return its descriptor; `weight` overrides the layout in the bundle."""
-    stored = np.asarray(bundle.tensors[f"{prefix}.{keys[0]}"])
+    rows = len(np.asarray(bundle.tensors[f"{prefix}.{keys[0]}"]))
+    weight = np.asarray(bundle.tensors[f"{prefix}.{keys[0]}"] if weight is None else weight)
     names = {}
-    for field, ctype, key in zip(("weight", "bias", "mult", "shift"), ("int8_t", "int32_t", "int32_t", "uint8_t"), keys, strict=True):
+    types = ("PDMU_ALIGNED pdmu_weight", "int32_t", "int32_t", "uint8_t")
+    for field, ctype, key in zip(("weight", "bias", "mult", "shift"), types, keys, strict=True):
         names[field] = f"{prefix}_{key}" if key else "NULL"
         if key:
-            values = weight if field == "weight" and weight is not None else bundle.tensors[f"{prefix}.{key}"]
-            parts.append(array(ctype, names[field], values))
-    return f"{{{len(stored)}, {math.prod(stored.shape[1:])}, {', '.join(names.values())}}}"
+            parts.append(array(ctype, names[field], weight if field == "weight" else bundle.tensors[f"{prefix}.{key}"]))
+    return f"{{{rows}, {weight.size // rows}, {', '.join(names.values())}, {int(_narrow(bundle, prefix, keys))}}}"
+
+
+def _narrow(bundle: Bundle, prefix: str, keys: Keys) -> bool:
+    """Whether every sum of a linear map fits int32 and, where it is scaled by itself, its product's high word is enough."""
+    weight, bias, _, shift = (None if key is None else np.asarray(bundle.tensors[f"{prefix}.{key}"]).astype(np.int64) for key in keys)
+    assert weight is not None
+    largest = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * 32768 + (0 if bias is None else np.abs(bias))
+    return bool(shift is not None and (keys[3] == "sh" or shift.min() > 32) and largest.max() < 1 << 31)
 
 
 def columns(bundle: Bundle, name: str) -> NDArray[np.generic]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from deploy.c_export import SOURCES, export_c
 from deploy.commands import report_errors
+from deploy.firmware import LINK
 from deploy.toolchain import STRICT, compile_c
 from pdmu.bundle import Bundle, read_bundle
 from pdmu.errors import UserError
@@ -28,13 +29,18 @@ SANITIZED = ("-O2", "-g", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-
 
 @dataclass(frozen=True)
 class Target:
-    """A fuzz target: its sources in an exported folder, and the longest input worth trying, bytes."""
+    """A fuzz target: its sources in an exported folder, the longest input worth trying, bytes, and options of the compiler."""
 
     sources: tuple[str, ...]
     max_bytes: int
+    options: tuple[str, ...] = ()
 
 
-TARGETS = {"pcm": Target(("fuzz/pcm.c", "model_data.c", *SOURCES), 8192)}
+SMALL_MEMORIES = ("-DPDMU_BOARD_EVENTS=4u", "-DPDMU_BOARD_PCM_SAMPLES=256u")
+TARGETS = {
+    "pcm": Target(("fuzz/pcm.c", "model_data.c", *SOURCES), 8192),
+    "board": Target(("fuzz/board.c", "host/golden.c", "model_data.c", *SOURCES, *LINK), 8192, ("-Ihost", *SMALL_MEMORIES)),
+}
 
 
 def build_fuzzer(bundle: Bundle, target: str, folder: Path) -> Path:
@@ -52,7 +58,8 @@ def compile_fuzzer(target: str, folder: Path) -> Path:
         There is no clang, or it refused.
     """
     out = folder / f"fuzz-{target}"
-    compile_c(folder, ["clang", *STRICT, *SANITIZED, *TARGETS[target].sources, "-o", str(out)])
+    made = TARGETS[target]
+    compile_c(folder, ["clang", *STRICT, *SANITIZED, *made.options, *made.sources, "-o", str(out)])
     return out
 
 
@@ -104,7 +111,8 @@ def grow(program: Path, corpus: Path, grown: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fuzz; 0 nothing found, 1 something broke or a tool is missing, 2 wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.fuzz", description="Fuzz the C runtime of a bundle with libFuzzer.")
+    described = "Fuzz the C runtime of a bundle, or the line of a board that has it, with libFuzzer."
+    parser = argparse.ArgumentParser(prog="python -m deploy.fuzz", description=described)
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--seconds", type=int, default=60, metavar="N", help="how long (default: 60); 0 replays the corpus alone")

@@ -10,7 +10,7 @@ from pathlib import Path
 from pdmu.errors import UserError
 
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Werror")
-INCLUDES = ("-I.", "-Iinclude", "-Isrc", "-Iconform", "-Ilink", "-Ifirmware")
+INCLUDES = ("-I.", "-Iinclude", "-Isrc", "-Iconform", "-Ilink", "-Ifirmware", "-Imachines")
 PACKAGES = {  # Debian's, of the tools that are not named as their package
     "cc": "gcc libc6-dev",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",

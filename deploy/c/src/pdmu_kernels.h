@@ -8,11 +8,21 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "pdmu.h"
+#include "pdmu_fixed.h"
+
 #if defined(__GNUC__)
 #define PDMU_INLINE inline __attribute__((always_inline))
+#define PDMU_NOINLINE __attribute__((noinline))
 #else
 #define PDMU_INLINE inline
+#define PDMU_NOINLINE
 #endif
+
+/* A depthwise kernel: rows x cols taps; from row to row w_row weights and x_row inputs on, from tap to tap both by step. */
+typedef struct {
+    int32_t rows, cols, w_row, x_row, step;
+} pdmu_taps;
 
 /* PDMU_PORTABLE keeps to C on every processor. Assembly's operands need an optimising compiler. */
 #if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__ARM_FEATURE_DSP) && !defined(PDMU_PORTABLE)
@@ -33,8 +43,18 @@ static inline int32_t pdmu_leading_zeros(uint32_t v) { /* v > 0 */
 #endif
 }
 
+/* v / 2^shift, rounded and clamped, for shifts above 32: the high word is enough. */
+static PDMU_INLINE int16_t pdmu_scale_high(int64_t v, uint32_t shift, int32_t low) {
+    return pdmu_halve_clamp16(((int32_t)(v >> 32) >> (shift - 33u)) + 1, low);
+}
+
+/* pdmu_requant where the sum fits int32 and the shift is above 32. */
+static PDMU_INLINE int16_t pdmu_requant_high(int32_t acc, int32_t mult, uint32_t shift, int32_t low) {
+    return pdmu_scale_high((int64_t)acc * mult, shift, low);
+}
+
 /* Sum of w[i] * x[i], exact. */
-static inline int64_t pdmu_dot_s8s16(const int8_t *w, const int16_t *x, int32_t n) {
+static inline int64_t pdmu_dot(const pdmu_weight *w, const int16_t *x, int32_t n) {
     int64_t total = 0;
     while (n > 0) {
         const int32_t block = n < PDMU_DOT_BLOCK ? n : PDMU_DOT_BLOCK;
@@ -48,21 +68,13 @@ static inline int64_t pdmu_dot_s8s16(const int8_t *w, const int16_t *x, int32_t 
     return total;
 }
 
-/* Sum of a[i] * x[i], exact; a product may reach 2^30. */
-static inline int64_t pdmu_dot_s16s16(const int16_t *a, const int16_t *x, int32_t n) {
-    int64_t total = 0;
-    for (int32_t i = 0; i < n; i++) total += a[i] * x[i];
-    return total;
-}
-
-/* acc[c] += w[c] * x[c]; the caller adds at most 511 products to one accumulator. */
-static inline void pdmu_mac_s8s16(int32_t *acc, const int8_t *w, const int16_t *x, int32_t n) {
-    for (int32_t c = 0; c < n; c++) acc[c] += w[c] * x[c];
-}
-
-/* acc[h] += g * p[h] */
-static inline void pdmu_axpy_s16(int64_t *acc, int32_t g, const int16_t *p, int32_t n) {
-    for (int32_t h = 0; h < n; h++) acc[h] += g * p[h];
+/* Sum over a depthwise kernel of w * x for one channel; at most 511 taps, which int32 holds. */
+static inline int32_t pdmu_depthwise1(const pdmu_taps *t, const pdmu_weight *w, const int16_t *x) {
+    int32_t sum = 0;
+    for (int32_t k = 0; k < t->rows; k++) {
+        for (int32_t j = 0; j < t->cols; j++) sum += w[k * t->w_row + j * t->step] * x[k * t->x_row + j * t->step];
+    }
+    return sum;
 }
 
 #endif
