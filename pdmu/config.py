@@ -207,7 +207,7 @@ class PDMUConfig:
         if self.first_tap not in (0, 1):
             raise ValueError("first_tap must be 0 or 1")
         if self.delay_steps > MAX_DELAY_STEPS:
-            raise ValueError(f"the delay line is {self.delay_steps} steps long, at most {MAX_DELAY_STEPS} fit; use fewer taps or less dilation")
+            raise ValueError(f"the delay line has {self.delay_steps} steps, at most {MAX_DELAY_STEPS} fit; use fewer taps or less dilation")
         if len(self.gumbel_temperature) != 2 or min(self.gumbel_temperature) <= 0:
             raise ValueError("gumbel_temperature must be two positive numbers, at the start and the end of training")
         if self.gate == "uniform" and (self.gate_input != "x" or self.gate_per_channel or self.gate_tanh):
