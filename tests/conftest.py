@@ -18,7 +18,7 @@ SYSTEM_PROGRAMS = {
     "cc": "the C runtime against the integer law",
     "arecord": "the real ALSA recorder",
 }
-settings.register_profile("fuzz", max_examples=20_000)  # make fuzz
+settings.register_profile("fuzz", max_examples=10 * int(os.environ.get("FUZZ_SECONDS", 60)))  # make fuzz: about so long for each test
 
 
 @pytest.fixture(scope="session")

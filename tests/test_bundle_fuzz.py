@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -169,3 +170,35 @@ def test_a_signed_file_with_a_longer_or_shorter_body(raw: bytes, change: int) ->
     file = File(raw)
     file.body = file.body[:change] if change < 0 else file.body + bytes(change)
     use(read(file.signed()))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("contract",), None),
+        (("frontend", "sample_rate_hz"), 2**40),
+        (("detector", "smooth_steps"), 2**40),
+        (("detector", "max_steps"), 10**30),
+        (("detector", "reject_labels"), ["a\nb"]),
+        (("model", "layers", 0, "dilation"), 2**40),
+        (("model", "labels", 0), "a\nb"),
+        (("info",), []),
+        (("info", "version"), "\ud800"),
+        (("golden", "scores"), []),
+        (("golden", "scores", 3), [1]),
+        (("golden", "stages"), None),
+    ],
+)
+def test_what_once_got_through_is_refused(keys: tuple[str | int, ...], value: Any) -> None:
+    file = File(ORIGINALS[0])
+    *path, last = keys
+    container: Any = file.meta
+    for key in path:
+        container = container[key]
+    container[last] = value
+    assert read(file.signed()) is None
+
+
+def test_a_header_nested_too_deeply_is_refused() -> None:
+    header = b'{"a":' + b"[" * 100_000
+    assert read(len(header).to_bytes(8, "little") + header) is None
