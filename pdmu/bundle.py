@@ -191,13 +191,14 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         meta = header.pop("__metadata__")
         promised = meta.pop("sha256")
         found_format, contract = str(meta["format"]), str(meta["contract"])
+        body = raw[8 + length :]
+        canonical = _dumps({"__metadata__": meta | {"sha256": promised}} | header).encode()  # a ValueError where it holds NaN
+        digest = _digest(meta, header, body)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: the bundle's header is damaged or is not PDMU's; {again}") from None
     if found_format != FORMAT:
         raise UserError(f"{path}: bundle format {found_format!r}, this program reads {FORMAT!r}; install the matching pdmu or export again")
-    body = raw[8 + length :]
-    canonical = _dumps({"__metadata__": meta | {"sha256": promised}} | header).encode()
-    if _digest(meta, header, body) != promised or raw[8 : 8 + length].rstrip(b" ") != canonical:
+    if digest != promised or raw[8 : 8 + length].rstrip(b" ") != canonical:
         raise UserError(f"{path}: content does not match its SHA-256: the bundle was truncated or altered; {again}")
     try:
         tensors = {name: _tensor(entry, body) for name, entry in header.items()}

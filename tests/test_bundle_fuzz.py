@@ -59,8 +59,11 @@ class File:
             if self.meta["contract"] == self.contract:
                 self.meta["contract"] = contract_hash(frontend, model)
         meta = {key: json.dumps(value) if key in SECTIONS else value for key, value in self.meta.items()}
-        head = {"__metadata__": meta | {"sha256": bundle_module._digest(meta, self.tensors, self.body)}} | self.tensors
-        raw = bundle_module._dumps(head).encode()
+        digest = "0" * 64
+        with contextlib.suppress(ValueError):  # of infinity nobody has a digest
+            digest = bundle_module._digest(meta, self.tensors, self.body)
+        head = {"__metadata__": meta | {"sha256": digest}} | self.tensors
+        raw = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
         return len(raw).to_bytes(8, "little") + raw + self.body
 
 
