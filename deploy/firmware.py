@@ -86,7 +86,7 @@ def run_command(machine: str, image: Path, serial: str, count: bool = False) -> 
         from that of the world.
     """
     kind, _, port = serial.partition(":")
-    line = {"tcp": f"tcp:127.0.0.1:{port},server=on,wait=off", "pty": "pty", "stdio": "stdio"}.get(kind)
+    line = {"tcp": f"tcp:127.0.0.1:{port},server=on,wait=off,nodelay=on", "pty": "pty", "stdio": "stdio"}.get(kind)
     if line is None or (kind == "tcp") != port.isdigit():
         raise UserError(f"--serial {serial}: it is tcp:PORT, pty or stdio")
     return MACHINES[machine].run(image, "-serial", line, *(("-icount", "shift=0") if count else ()))

@@ -71,7 +71,7 @@ class Machine:
 
 def _arm(core: str, cpu: Sequence[str], machine: str, flash_bytes: int, ram_bytes: int, clock_hz: int = 25_000_000,
          uart: str = "cmsdk", defines: Sequence[str] = ()) -> Machine:  # fmt: skip
-    drivers = (f"firmware/uart_{uart}.c", "firmware/clock_systick.c")
+    drivers = (f"firmware/uart_{uart}.c", "firmware/uart_ring.c", "firmware/clock_systick.c")
     options = (f"-DPDMU_CLOCK_HZ={clock_hz}u", *defines)
     compiler = (*ARM, *cpu, "--specs=nano.specs")
     return Machine(core, compiler, 0, flash_bytes, 0x20000000, ram_bytes, ("qemu-system-arm", "-M", machine), drivers, clock_hz, options)
@@ -80,7 +80,7 @@ def _arm(core: str, cpu: Sequence[str], machine: str, flash_bytes: int, ram_byte
 M4F = ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
 M7 = ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard")
 M55 = ("-mcpu=cortex-m55", "-mfloat-abi=hard")
-SMALL = ("-DPDMU_BOARD_PCM_SAMPLES=128u", "-DPDMU_BOARD_EVENTS=4u")  # of 16 KB the model takes most
+SMALL = ("-DPDMU_BOARD_PCM_SAMPLES=128u", "-DPDMU_BOARD_EVENTS=4u", "-DPDMU_UART_RING=256u")  # of 16 KB the model takes most
 UART_AN547 = ("-DPDMU_UART_BASE=0x49303000u", "-DPDMU_UART_IRQ=33u")
 VIRT = ("qemu-system-riscv32", "-M", "virt")
 MACHINES = {

@@ -19,6 +19,9 @@ uint32_t pdmu_clock_ticks(void);
 uint32_t pdmu_clock_ms(void);
 extern const uint32_t pdmu_clock_hz;
 
+/* Sleeps until a byte is to be read or a moment has passed, 10 ms at most. */
+void pdmu_machine_wait(void);
+
 /* Starts the processor anew. */
 void pdmu_machine_reset(void);
 

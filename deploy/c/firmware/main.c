@@ -99,7 +99,7 @@ int main(void) {
     pdmu_board_init(&board, &port);
     for (;;) {
         for (int32_t byte = pdmu_uart_read(); byte >= 0; byte = pdmu_uart_read()) pdmu_board_byte(&board, (uint8_t)byte);
-        (void)pdmu_board_poll(&board);
+        if (!pdmu_board_poll(&board)) pdmu_machine_wait();
         pdmu_machine_watchdog();
     }
 }

@@ -1,12 +1,12 @@
 /* The UART of Arm's MPS2 and MPS3 boards (CMSDK APB UART, Arm DDI 0479). It holds one byte: an interrupt takes it into a ring. */
 #include "machine.h"
+#include "uart_ring.h"
 
 #ifndef PDMU_UART_BASE
 #define PDMU_UART_BASE 0x40004000u
 #define PDMU_UART_IRQ 0u
 #endif
 #define BAUD_DIVIDER 217u /* 25 MHz / 115200 */
-#define RING 512u         /* a power of two that holds two frames: they come while a hop is computed */
 
 typedef struct {
     volatile uint32_t data, state, control, interrupt, divider;
@@ -19,17 +19,11 @@ enum { CLEAR_RX = 2 };
 #define UART ((uart *)PDMU_UART_BASE)
 #define ISER ((volatile uint32_t *)0xE000E100u)
 
-static volatile uint8_t ring[RING];
-static volatile uint32_t head, tail;
-
 void pdmu_interrupt(void);
 
 void pdmu_interrupt(void) {
     UART->interrupt = CLEAR_RX;
-    while (UART->state & RX_FULL) {
-        const uint8_t byte = (uint8_t)UART->data;
-        if (head - tail < RING) ring[head++ % RING] = byte; /* what does not fit is repeated by the protocol */
-    }
+    while (UART->state & RX_FULL) uart_ring_put((uint8_t)UART->data);
 }
 
 void pdmu_uart_start(void) {
@@ -37,8 +31,6 @@ void pdmu_uart_start(void) {
     UART->control = TX_ENABLE | RX_ENABLE | RX_INTERRUPT;
     ISER[PDMU_UART_IRQ / 32u] = 1u << (PDMU_UART_IRQ % 32u);
 }
-
-int32_t pdmu_uart_read(void) { return head == tail ? -1 : ring[tail++ % RING]; }
 
 void pdmu_uart_write(uint8_t byte) {
     while (UART->state & TX_FULL) {

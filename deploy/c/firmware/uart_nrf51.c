@@ -1,5 +1,6 @@
 /* The UART of Nordic's nRF51, of the first BBC micro:bit (nRF51 Series Reference Manual 3.0, chapter 29). It holds six bytes. */
 #include "machine.h"
+#include "uart_ring.h"
 
 #define BASE 0x40002000u
 #define REGISTER(offset) (*(volatile uint32_t *)(BASE + (offset)))
@@ -14,11 +15,8 @@
 #define BAUD_RATE REGISTER(0x524u)
 #define RATE_115200 0x01D7E000u
 #define IRQ 2u
-#define RING 256u /* a power of two that holds a whole frame: one comes while a hop is computed */
 #define ISER ((volatile uint32_t *)0xE000E100u)
 
-static volatile uint8_t ring[RING];
-static volatile uint32_t head, tail;
 static uint32_t sent;
 
 void pdmu_interrupt(void);
@@ -26,8 +24,7 @@ void pdmu_interrupt(void);
 void pdmu_interrupt(void) {
     while (RX_READY) {
         RX_READY = 0;
-        const uint8_t byte = (uint8_t)RX_DATA;
-        if (head - tail < RING) ring[head++ % RING] = byte; /* what does not fit is repeated by the protocol */
+        uart_ring_put((uint8_t)RX_DATA);
     }
 }
 
@@ -39,8 +36,6 @@ void pdmu_uart_start(void) {
     INTERRUPT_SET = 1u << 2;
     ISER[0] = 1u << IRQ;
 }
-
-int32_t pdmu_uart_read(void) { return head == tail ? -1 : ring[tail++ % RING]; }
 
 void pdmu_uart_write(uint8_t byte) {
     while (sent && !TX_READY) {
