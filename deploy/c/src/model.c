@@ -114,11 +114,13 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
 static PDMU_NOINLINE void memory_step(const pdmu_layer *l, int16_t *m, const int16_t *u, int16_t *next) {
     const int32_t d = l->order;
     const uint32_t ka = (uint32_t)l->ka;
-    const int32_t quotient_fits = ka >= 8 && ka < 32 && d < 256; /* int32: the sum is below 2^30 (d + 1) */
     for (int32_t c = 0; c < l->channels; c++, m += d) {
-        for (int32_t i = 0; i < d; i++) {
-            const int64_t sum = pdmu_dot_wide(l->a + i * d, m, d, l->b[i] * u[c]);
-            next[i] = quotient_fits ? pdmu_saturate16(pdmu_rshift_round_low(sum, ka)) : pdmu_clamp16(pdmu_rshift_round(sum, ka), PDMU_I16_MIN);
+        if (ka >= 8 && ka < 32 && d < 256) { /* the sum is below 2^30 (d + 1), and so the quotient below 2^31 */
+            pdmu_memory_rows(l->a, m, l->b, u[c], next, d, ka);
+        } else {
+            for (int32_t i = 0; i < d; i++) {
+                next[i] = pdmu_clamp16(pdmu_rshift_round(pdmu_dot_wide(l->a + i * d, m, d, l->b[i] * u[c]), ka), PDMU_I16_MIN);
+            }
         }
         pdmu_copy(m, next, d);
     }
@@ -130,11 +132,15 @@ static PDMU_NOINLINE void delayed_sum(const pdmu_layer *l, void *state, int32_t 
     int16_t *ring_p = pdmu_at(state, l->state_p);
     int16_t *ring_g = l->gate == PDMU_GATE_SOFTMAX ? pdmu_at(state, l->state_g) : NULL;
     for (int32_t i = 0; i < h; i++) acc[i] = (int64_t)p[i] * 32768;
-    for (int32_t i = 1; i <= n; i += 2) { /* two taps at a time, the second of weight zero after an odd last */
-        const int32_t back = *position - i * l->dilation, slot = back < 0 ? back + length : back;
-        const int32_t back2 = back - (i < n ? l->dilation : 0), slot2 = back2 < 0 ? back2 + length : back2;
-        const int32_t g1 = ring_g ? ring_g[slot * n + i - 1] : l->uniform_q15, g2 = i == n ? 0 : ring_g ? ring_g[slot2 * n + i] : l->uniform_q15;
-        pdmu_axpy2(acc, (int16_t)g1, ring_p + slot * h, (int16_t)g2, ring_p + slot2 * h, h);
+    for (int32_t i = 1; i <= n; i += 4) { /* four taps at a time, those beyond the last with weight zero */
+        int16_t weight[4] = {0, 0, 0, 0};
+        const int16_t *from[4] = {p, p, p, p};
+        for (int32_t k = 0; k < 4 && i + k <= n; k++) {
+            const int32_t back = *position - (i + k) * l->dilation, slot = back < 0 ? back + length : back;
+            weight[k] = ring_g ? ring_g[slot * n + i + k - 1] : (int16_t)l->uniform_q15;
+            from[k] = ring_p + slot * h;
+        }
+        pdmu_axpy4(acc, weight, from, h);
     }
     pdmu_copy(ring_p + *position * h, p, h);
     if (ring_g) pdmu_copy(ring_g + *position * n, g, n);
@@ -185,10 +191,12 @@ static void gates(const pdmu_model *model, const pdmu_layer *l, const int16_t *x
 
 /* relu(t mt + direct mx + x mr), scaled once */
 static PDMU_INLINE int16_t mixed(const pdmu_layer *l, int32_t r, int64_t delayed, int64_t direct, const int16_t *x) {
-    int64_t sum = (int64_t)(int32_t)pdmu_rshift_round(delayed, 15) * l->mult_t[r] + direct * l->x.mult[r];
+    int64_t sum = (int64_t)pdmu_rshift_round_low(delayed, 15) * l->mult_t[r] + direct * l->x.mult[r];
     if (l->mult_r) sum += (int64_t)x[r] * l->mult_r[r];
     const uint32_t shift = l->x.shift[r];
-    return pdmu_clamp16(shift < 32 ? pdmu_rshift_round31(sum, shift) : pdmu_rshift_round(sum, shift), 0);
+    if (sum <= 0) return 0;
+    if (shift >= 32) return pdmu_clamp16(pdmu_rshift_round(sum, shift), 0);
+    return sum >> 32 >> (shift - 1u) ? PDMU_I16_MAX : (int16_t)pdmu_clamp16(pdmu_rshift_round_low(sum, shift), 0);
 }
 
 /* h = relu(t mt + (W_x x + b) mx + x mr) */

@@ -16,6 +16,15 @@
 #define PDMU_NOINLINE
 #endif
 
+/* next[i] = sat16(rs(a[i] . m + b[i] u, ka)), a [d][d], where int32 holds the quotients and ka is below 32 */
+static inline void pdmu_memory_rows_c(const int16_t *a, const int16_t *m, const int16_t *b, int32_t u, int16_t *next, int32_t d, uint32_t ka) {
+    for (int32_t i = 0; i < d; i++) {
+        int64_t sum = b[i] * u;
+        for (int32_t j = 0; j < d; j++) sum += *a++ * m[j];
+        next[i] = pdmu_clamp16(pdmu_rshift_round_low(sum, ka), PDMU_I16_MIN);
+    }
+}
+
 /* PDMU_PORTABLE keeps to C on every processor. Assembly's operands need an optimising compiler. */
 #if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__ARM_FEATURE_DSP) && !defined(PDMU_PORTABLE)
 #define PDMU_DSP

@@ -35,9 +35,13 @@ static PDMU_INLINE int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int
     return total;
 }
 
-/* acc[i] += g * p[i] + h * q[i] */
-static PDMU_INLINE void pdmu_axpy2(int64_t *acc, int16_t g, const int16_t *p, int16_t h, const int16_t *q, int32_t n) {
-    for (int32_t i = 0; i < n; i++) acc[i] += (int64_t)(g * p[i]) + h * q[i];
+#define pdmu_memory_rows pdmu_memory_rows_c
+
+/* acc[i] += g[0] * p[0][i] + ... + g[3] * p[3][i] */
+static PDMU_INLINE void pdmu_axpy4(int64_t *acc, const int16_t g[4], const int16_t *const p[4], int32_t n) {
+    for (int32_t k = 0; k < 4; k++) {
+        for (int32_t i = 0; i < n; i++) acc[i] += g[k] * p[k][i];
+    }
 }
 
 #endif

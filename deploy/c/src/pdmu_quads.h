@@ -11,13 +11,19 @@ typedef struct {
 
 /* acc[0 ... 3] += four rows . x, in blocks of eight columns, where int32 holds every partial sum */
 static inline void pdmu_dot4_c(const pdmu_weight *w, const int16_t *x, int32_t n, int32_t acc[4]) {
-    for (const int16_t *const end = x + n; x < end; x += 8) {
-        for (int32_t r = 0; r < 4; r++, w += 8) {
-            int32_t sum = 0;
-            for (int32_t i = 0; i < 8; i++) sum += (int16_t)w[i] * x[i];
-            acc[r] += sum;
+    int32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3];
+    for (const int16_t *const end = x + n; x < end; x += 8, w += 32) {
+        for (int32_t i = 0; i < 8; i++) {
+            a += w[i] * x[i];
+            b += w[8 + i] * x[i];
+            c += w[16 + i] * x[i];
+            d += w[24 + i] * x[i];
         }
     }
+    acc[0] = a;
+    acc[1] = b;
+    acc[2] = c;
+    acc[3] = d;
 }
 
 /* Requantise four sums that fit int32: with shifts above 32 the high word of the product is enough. */

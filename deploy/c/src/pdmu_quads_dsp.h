@@ -109,10 +109,6 @@
 #define PDMU_ASM_RELU(r) "usat " #r ", #15, " #r ", asr #1\n"
 #define PDMU_ASM_SATURATE(r) "ssat " #r ", #16, " #r ", asr #1\n"
 
-/* Where C's own code would disturb: the arguments are taken from the registers, and from the stack, by assembly alone. */
-#define PDMU_ASM_FUNCTION static __attribute__((naked, noinline, unused)) void
-#define PDMU_UNUSED __attribute__((unused))
-
 PDMU_ASM_FUNCTION pdmu_dense_quads_relu(PDMU_UNUSED const int16_t *x, PDMU_UNUSED const pdmu_weight *w, PDMU_UNUSED const int32_t *quads,
                                         PDMU_UNUSED int16_t *y, PDMU_UNUSED const int16_t *x_end, PDMU_UNUSED const int32_t *quads_end,
                                         PDMU_UNUSED int32_t odd_eights) {
