@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
 from demo.broker import free_port
 from deploy.firmware import build_firmware, counting, main, run_command
-from deploy.machines import MACHINES
+from deploy.machines import MACHINES, TooLarge
 from deploy.toolchain import missing
 from pdmu.bundle import read_bundle
 from pdmu.errors import UserError
@@ -98,9 +99,21 @@ def test_instructions_are_counted_to_a_tick_of_the_clock(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="tcp:PORT, pty or stdio"):
-        run_command("mps2-an386", tmp_path / "x.elf", "tcp:")
     with pytest.raises(UserError, match="no whole number of instructions"):
         counting("mps3-an547")
     assert main([str(tmp_path / "none.pdmu"), "--machine", "microbit"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--run", "--serial", "com3"], ["--run", "--serial", "tcp:99999"], ["--serial", "pty"], ["--count"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["x.pdmu", "--machine", "microbit", *arguments])
+    assert end.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_clip_too_long_is_named(tmp_path: Path) -> None:
+    need_machine("microbit")
+    with pytest.raises(TooLarge, match="microbit: .*with a clip of 8.0 s in it: try a shorter one first"):
+        build_firmware(read_bundle(shipped("microbit")), "microbit", tmp_path / "x.elf", np.zeros(8 * 16000, np.int16))
