@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def build_firmware(bundle: Bundle, machine: str, out: Path, clip: NDArray[np.int
         options = [f'-DPDMU_BOARD_NAME="{machine}"', "-O2", *target.defines, *flags]
         sources = ["model_data.c", *SOURCES, *LINK, "firmware/main.c", *target.drivers]
         if clip is not None:
-            write_text(source / "clip.h", f"#define PDMU_CLIP_SAMPLES {len(clip)}\n" + array("int16_t", "pdmu_clip", clip))
+            write_text(source / "clip.h", array("int16_t", "pdmu_clip", clip))
             options.append("-DPDMU_CLIP")
         image = build(target, source, sources, source / "firmware.elf", options)
         return write_bytes(out, image.read_bytes())
@@ -115,25 +115,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     bundle = read_bundle(options.bundle)
     out = options.out or options.bundle.with_name(f"{options.bundle.stem}-{options.machine}.elf")
-    clip = None
-    if options.clip is not None:
-        from pdmu.data.audio import BadRecording, read_pcm
-
-        try:
-            clip = read_pcm(options.clip, bundle.frontend.sample_rate_hz)
-        except BadRecording as error:
-            raise UserError(f"{options.clip}: {error}") from None
+    command = run_command(options.machine, out, options.serial, options.count)
+    need(*command[: 1 if options.run else 0])
+    clip = _recording(options.clip, bundle.frontend.sample_rate_hz) if options.clip else None
     build_firmware(bundle, options.machine, out, clip, counting(options.machine) if options.count else ())
     print(f"{out}: {out.stat().st_size // 1024} kB with symbols", file=sys.stderr)
-    if not options.run:
-        return 0
-    need(MACHINES[options.machine].qemu[0])
-    command = run_command(options.machine, out, options.serial, options.count)
-    print(f"running {' '.join(command)}\nCtrl+C ends it", file=sys.stderr)
+    if options.run:
+        print(f"running {' '.join(command)}\nCtrl+C ends it", file=sys.stderr, flush=True)
+        os.execvp(command[0], command)  # signals and the exit status are the emulator's
+    return 0
+
+
+def _recording(path: Path, rate_hz: int) -> NDArray[np.int16]:
+    from pdmu.data.audio import BadRecording, read_pcm
+
     try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+        return read_pcm(path, rate_hz)
+    except BadRecording as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 if __name__ == "__main__":
