@@ -1,9 +1,10 @@
 # make help lists the targets. ARGS="-k name" goes to pytest. PYTHON=python3.12 chooses the interpreter that the environments are made with.
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lint ruff mypy imports bench conformance wheel
+.PHONY: help demo test venv lint ruff mypy imports bench conformance fuzz wheel
 SHELL := /bin/bash
 export PYTHON ?= python3
 PY := .venv/bin/python
+FUZZ_SECONDS ?= 60
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,11 @@ bench: venv  ## speed, memory and latency of the agent on this machine, as JSON 
 conformance: venv  ## every runtime against the integer law, for each shipped model; golden vectors
 	@for bundle in models/*.pdmu; do echo "$$bundle"; $(PY) -m deploy.conformance "$$bundle" --vectors demo/stream.flac || exit 1; done
 	@$(PY) -m deploy.golden models/*.pdmu
+
+fuzz: venv  ## broken bundles, serial lines and PCM, FUZZ_SECONDS each (60); what breaks is kept in fuzz-findings/
+	$(PY) -m deploy.fuzz pcm models/cough.pdmu --seconds $(FUZZ_SECONDS)
+	$(PY) -m deploy.fuzz board models/birds.pdmu --seconds $(FUZZ_SECONDS)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -q --timeout=0 --hypothesis-profile=fuzz tests/test_bundle_fuzz.py
 
 wheel: venv  ## dist/*.whl
 	$(PY) -m build --wheel

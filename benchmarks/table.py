@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT
+from benchmarks.common import RESULTS, ROOT, table
+from benchmarks.mcu.table import mcu_table
 
 README = ROOT / "README.md"
 DETAILS = Path(__file__).with_name("README.md")
@@ -39,12 +40,6 @@ def load(folder: Path) -> dict[str, dict[str, Any]]:
 def of_kind(results: Results, benchmark: str) -> list[Mapping[str, Any]]:
     """Return the results of one benchmark, by file name."""
     return [r for r in results.values() if r["benchmark"] == benchmark]
-
-
-def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown, its first column to the left and the others to the right."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)]) + "\n"
 
 
 def agent_rows(results: Results) -> list[tuple[str, str, str]]:
@@ -273,6 +268,13 @@ def headline_rows(results: Results) -> list[tuple[str, str, str]]:
             ratios = [row[key][model] for row in speed["rows"] if model in row.get(key, {})]
             if ratios:
                 rows.append((f"{model.upper()} in training, × `nn.LSTM` of equal width", span(ratios, ".1f"), how))
+    for mcu in of_kind(results, "mcu"):
+        for row in mcu["rows"]:
+            if row["network"] in ("cough", "cough-spiking") and row["machine"] == "mps2-an386":
+                flash, ram = row["flash"]["runtime"] / 1024, row["ram"]["all"] / 1024
+                work = f"{row['synaptic_operations_per_step']:,} operations of spikes beside {row['macs_per_step']:,} products a step"
+                how = f"`mcu`: the whole chain; runtime in {flash:.1f} kB of flash, {ram:.1f} kB of RAM, {work}"
+                rows.append((f"{row['network']} on {row['core']}, M instructions a second of sound", f"{row['per_second'] / 1e6:.2f}", how))
     for lif in of_kind(results, "lif"):
         ratios = [row["times_faster_than_snntorch"][row["fastest"]] for row in lif["rows"]]
         how = f"`lif`: the fastest form at each of {len(ratios)} sizes, forward and backward, the same spikes"
@@ -324,6 +326,8 @@ def details(results: Results) -> str:
         sections += [(title, make(result), [result]) for result in of_kind(results, benchmark)]
     for result in of_kind(results, "operations"):
         sections.append((f"Operations and energy: {result['task']}", operations_table(result), [result]))
+    for result in of_kind(results, "mcu"):
+        sections.append(("Microcontrollers", mcu_table(result), [result]))
     if not sections:
         return "Nothing is measured yet.\n"
     return "\n".join(f"## {title}\n\n{text}\n{where(of)}\n" for title, text, of in sections)

@@ -25,7 +25,6 @@ KINDS = (".c", ".h", ".S", ".ld")
 BUILD_FILES = ("Makefile", "CMakeLists.txt", "README.md", "PROTOCOL.md")
 SOURCES = ("src/frontend.c", "src/model.c", "src/spiking.c", "src/process.c", "src/detector.c", "src/stream.c")
 MAX_DEPTHWISE_TAPS = 511  # products of int8 and int16 that an int32 holds
-MAX_SMOOTH_STEPS = 1 << 15  # sums of scores fit int32
 CFLAGS = ("-std=c99", "-O3", "-fPIC", "-fvisibility=hidden", "-DNDEBUG")
 
 
@@ -105,8 +104,6 @@ def check_limits(bundle: Bundle) -> None:
         raise UserError("bundle: it has no SHA-256 yet; write it to a file first")
     if bundle.golden.get("signal") != GOLDEN:
         raise UserError(f"bundle: golden signal is {bundle.golden.get('signal')!r}, the C runtime makes {GOLDEN!r}; export the model again")
-    if bundle.detector.smooth_steps > MAX_SMOOTH_STEPS:
-        raise UserError(f"C export: smooth_steps is {bundle.detector.smooth_steps}, at most {MAX_SMOOTH_STEPS} fit; use fewer")
     for i, conv in enumerate(bundle.model.conv):
         taps = conv.kernel_time * conv.kernel_mel
         if conv.depthwise and taps > MAX_DEPTHWISE_TAPS:

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from deploy.c_text import Keys, array, columns, dense, members
+from deploy.c_text import Keys, Layout, array, dense, members
 from pdmu.bundle import Bundle
 from pdmu.config import PDMUConfig
 
-NO_MAP = "{0, 0, NULL, NULL, NULL, NULL}"
+NO_MAP = "{0, 0, NULL, NULL, NULL, NULL, NULL}"
 
 
 def scratch_sizes(bundle: Bundle) -> dict[str, int]:
     """Return the lengths of the scratch's members; zero of one that the network does not need."""
     model, shapes = bundle.model, bundle.model.conv_shapes(bundle.frontend.n_mels)
     activations = [bins * channels for bins, channels in shapes[1:]] + [layer.hidden for layer in model.layers]
-    patches = [c.kernel_time * c.kernel_mel * ch for c, (_, ch) in zip(model.conv, shapes, strict=False) if not c.depthwise]
+    patches = [patch_width(c.kernel_time * c.kernel_mel * ch) for c, (_, ch) in zip(model.conv, shapes, strict=False) if not c.depthwise]
     inside = [p.channels * p.order for p in model.layers if p.spikes_inside]
     patches += [max(p.channels + p.order, p.hidden + p.taps) for p in model.layers] + inside
     events = [rows for p, over_spikes in zip(model.layers, _over_spikes(bundle), strict=False) if p.spiking and over_spikes
@@ -32,6 +32,11 @@ def scratch_sizes(bundle: Bundle) -> dict[str, int]:
     }
 
 
+def patch_width(inputs: int) -> int:
+    """Return the inputs of a convolution's output with the zeros after them that fill eights."""
+    return -(-inputs // 8) * 8
+
+
 def _over_spikes(bundle: Bundle) -> list[bool]:
     """Whether the inputs of each layer, and last of the head, are spikes."""
     return [False] + [layer.spiking for layer in bundle.model.layers]
@@ -44,7 +49,8 @@ def layer_descriptor(bundle: Bundle, index: int, inputs: int, parts: list[str]) 
     inside = p.spikes_inside
 
     def linear(keys: Keys, transposed: bool = events) -> str:
-        return dense(bundle, name, keys, parts, columns(bundle, f"{name}.{keys[0]}") if transposed else None)
+        layout = Layout.COLUMNS if transposed else Layout.PLAIN if p.spiking else Layout.ROWS
+        return dense(bundle, name, keys, parts, layout)
 
     return "    {\n" + members({
         "inputs": inputs,

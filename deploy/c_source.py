@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.c_layer import layer_descriptor, scratch_sizes
-from deploy.c_text import array, c_string, columns, dense, members
+from deploy.c_layer import layer_descriptor, patch_width, scratch_sizes
+from deploy.c_text import Layout, array, c_string, dense, members
 from pdmu.bundle import Bundle
 from pdmu.state_layout import state_members
 from pdmu.tables import exp_table, frontend_tables, sigmoid_table
@@ -99,7 +99,7 @@ def model_source(bundle: Bundle) -> str:
     widths = model.layer_inputs(fe.n_mels)
     layers = [layer_descriptor(bundle, i, widths[i], parts) for i in range(len(model.layers))]
     events = model.layers[-1].spiking
-    head = dense(bundle, "head", ("weight", "bias", "mult", "shift"), parts, columns(bundle, "head.weight") if events else None)
+    head = dense(bundle, "head", ("weight", "bias", "mult", "shift"), parts, Layout.COLUMNS if events else Layout.ROWS)
     if convs:
         parts.append(f"static const pdmu_conv conv[{len(convs)}] = {{\n" + ",\n".join(convs) + "\n};\n")
     parts.append(f"static const pdmu_layer layers[{len(layers)}] = {{\n" + ",\n".join(layers) + "\n};\n")
@@ -202,8 +202,9 @@ def _frontend_fields(bundle: Bundle) -> dict[str, Any]:
 def _conv(bundle: Bundle, index: int, parts: list[str]) -> str:
     c, shapes = bundle.model.conv[index], bundle.model.conv_shapes(bundle.frontend.n_mels)
     name = f"conv{index}"
-    stored = np.asarray(bundle.tensors[f"{name}.weight"])
-    weight = stored[..., 0].transpose(1, 2, 0) if c.depthwise else stored
+    weight = np.asarray(bundle.tensors[f"{name}.weight"]).reshape(c.channels, -1)
+    if not c.depthwise:
+        weight = np.pad(weight, ((0, 0), (0, patch_width(weight.shape[1]) - weight.shape[1])))
     fields = {
         "in_bins": shapes[index][0],
         "in_channels": shapes[index][1],
@@ -214,7 +215,7 @@ def _conv(bundle: Bundle, index: int, parts: list[str]) -> str:
         "stride_time": c.stride_time,
         "stride_mel": c.stride_mel,
         "depthwise": int(c.depthwise),
-        "map": dense(bundle, name, ("weight", "bias", "mult", "shift"), parts, weight),
+        "map": dense(bundle, name, ("weight", "bias", "mult", "shift"), parts, Layout.TAPS if c.depthwise else Layout.ROWS, weight),
         "state_rows": f"offsetof(pdmu_model_state, {name})",
     }
     return "    {\n" + members(fields, "        ") + "\n    }"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -30,20 +30,71 @@ def members(values: Mapping[str, Any], indent: str = "    ") -> str:
 
 
 Keys = tuple[str, str | None, str | None, str | None]  # weight, bias, multiplier, shift
+SUM_OF_LAYER = "sh"  # the shift that scales a layer's whole sum, not the linear map that the key stands with
+Tensor = NDArray[np.int64] | None
 
 
-def dense(bundle: Bundle, prefix: str, keys: Keys, parts: list[str], weight: NDArray[np.generic] | None = None) -> str:
-    """Append a linear map's arrays to `parts` and return its descriptor; `weight` overrides the layout in the bundle."""
+class Layout(Enum):
+    """How a linear map's weights lie: plain, and in blocks of four rows where the runtime can take them so (`pdmu_dense` of ``pdmu.h``)."""
+
+    ROWS = "[rows][cols], blocks [rows / 4][cols / 8][4][8]"
+    PLAIN = "[rows][cols]"
+    COLUMNS = "[cols][rows], as a runtime that adds the weights of spiking inputs wants them"
+    TAPS = "[cols][rows], blocks [rows / 4][cols][4]: a row is a depthwise channel, a column a tap of its kernel"
+
+
+def dense(
+    bundle: Bundle, prefix: str, keys: Keys, parts: list[str], layout: Layout = Layout.ROWS, weight: NDArray[np.generic] | None = None
+) -> str:
+    """Append a linear map's arrays to `parts` and return its descriptor.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    prefix : str
+        Of the tensors' names.
+    keys : tuple
+        The rest of the names of weight, bias, multiplier and shift; None where there is none.
+    parts : list of str
+    layout : Layout
+    weight : ndarray, optional
+        ``[rows, cols]``, where it is not the bundle's own.
+    """
     stored = np.asarray(bundle.tensors[f"{prefix}.{keys[0]}"])
-    names = {}
-    for field, ctype, key in zip(("weight", "bias", "mult", "shift"), ("int8_t", "int32_t", "int32_t", "uint8_t"), keys, strict=True):
-        names[field] = f"{prefix}_{key}" if key else "NULL"
-        if key:
-            values = weight if field == "weight" and weight is not None else bundle.tensors[f"{prefix}.{key}"]
-            parts.append(array(ctype, names[field], values))
-    return f"{{{len(stored)}, {math.prod(stored.shape[1:])}, {', '.join(names.values())}}}"
+    matrix = (stored.reshape(len(stored), -1) if weight is None else weight).astype(np.int64)
+    tensors = [None if key is None else np.asarray(bundle.tensors[f"{prefix}.{key}"]).astype(np.int64) for key in keys[1:]]
+    name = f"{prefix}_{keys[0]}"
+    blocked = _blocks(matrix, layout) if _fits_quads(matrix, *tensors, scaled=keys[3] != SUM_OF_LAYER) else None
+    plain = matrix.T if layout in (Layout.COLUMNS, Layout.TAPS) else matrix
+    parts.append(array("PDMU_ALIGNED pdmu_weight", name, plain if blocked is None else blocked))
+    names = [name]
+    for ctype, key, values in zip(("int32_t", "int32_t", "uint8_t"), keys[1:], tensors, strict=True):
+        needed = key is not None and (blocked is None or keys[3] == SUM_OF_LAYER)
+        names.append(f"{prefix}_{key}" if needed else "NULL")
+        if needed:
+            parts.append(array(ctype, names[-1], values))
+    names.append("NULL" if blocked is None else f"{name}_quads")
+    if blocked is not None:
+        parts.append(array("int32_t", names[-1], _quads(len(matrix), *tensors)))
+    return f"{{{len(matrix)}, {matrix.shape[1]}, {', '.join(names)}}}"
 
 
-def columns(bundle: Bundle, name: str) -> NDArray[np.generic]:
-    """A matrix with the weights of an input side by side, as a runtime that adds those of spiking inputs wants them."""
-    return np.ascontiguousarray(np.asarray(bundle.tensors[name]).T)
+def _fits_quads(weight: NDArray[np.int64], bias: Tensor, mult: Tensor, shift: Tensor, scaled: bool) -> bool:
+    """Whether every sum of a linear map fits int32 and, if it is scaled by itself, the high word of its product is enough."""
+    largest = np.abs(weight).sum(axis=1) * 32768 + (0 if bias is None else np.abs(bias))
+    return bool(mult is not None and shift is not None and (shift.min() > 32 or not scaled) and largest.max() < 1 << 31)
+
+
+def _blocks(weight: NDArray[np.int64], layout: Layout) -> NDArray[np.int64] | None:
+    rows, cols = weight.shape
+    if layout is Layout.ROWS and rows % 4 == 0 and cols % 8 == 0:
+        return weight.reshape(rows // 4, 4, cols // 8, 8).transpose(0, 2, 1, 3)
+    if layout is Layout.TAPS and rows % 4 == 0:
+        return weight.reshape(rows // 4, 4, cols).transpose(0, 2, 1)
+    return None
+
+
+def _quads(rows: int, bias: Tensor, mult: Tensor, shift: Tensor) -> NDArray[np.int64]:
+    assert mult is not None and shift is not None
+    parameters = (np.zeros(rows, np.int64) if bias is None else bias, mult, shift - 33)
+    return np.stack([v.reshape(-1, 4) for v in parameters], axis=1)

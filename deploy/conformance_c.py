@@ -144,7 +144,8 @@ def check_program(program: Program, bundle: Bundle, law: Stages, target: str, si
     for name, expected in law.items():
         largest = largest_difference(answer.stages.get(name, none), expected)
         findings.append(Finding(signal, target, name, largest, 0, where=where if where.startswith(f"{name},") else ""))
-    same = answer.events == law_events(bundle, law["scores"])
+    # a stream told step by step has a cut before what is known one step later; heard at once, the law orders them by their ends
+    same = sorted(answer.events) == sorted(law_events(bundle, law["scores"]))
     return [*findings, Finding(signal, target, "events", 0 if same else float("inf"), 0)]
 
 

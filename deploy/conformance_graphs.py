@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deploy.finding import Finding, largest_difference
 from deploy.tflite_run import GraphRunner
 from pdmu.bundle import Bundle, int_model
+from pdmu.config import ModelConfig
 from pdmu.int_layer import THRESHOLD
 from pdmu.int_model import ModelState, model_init, model_trace
 
@@ -26,11 +27,13 @@ from pdmu.int_model import ModelState, model_init, model_trace
 # development recordings (int16x8 90, float32 114), and on networks whose head and gates were given exaggerated gains, on sounds they
 # were not calibrated for (115 and 15).
 SCORE_BOUND_Q15: Mapping[str, int] = {"int16x8": 320, "float32": 256}
-# Largest difference of a state tensor, counts of its int16 scale: the same causes before the head (seen: 21 and 15).
+# Largest difference of a state tensor, counts of its int16 scale: the same causes before the head (seen: 21 and 22). Gates are a softmax as
+# scores are: a count of their Q11 logits is up to four of theirs, and trained logits are large (seen: 45 and 81).
 STATE_BOUND: Mapping[str, int] = {"int16x8": 64, "float32": 64}
+GATE_BOUND_Q15: Mapping[str, int] = {"int16x8": 192, "float32": 192}
 # Share, %, of values that may lie further apart than that where layers decide, and of the law's spikes that may fall otherwise, in graphs
-# of one step and of a block from the law's state: a decision changes everything after it in its block. Seen on networks of random weights:
-# 1.1 and 25. In a signal of few blocks one of them may differ.
+# of one step and of a block from the law's state: a decision changes everything after it in its block. Seen on networks of random weights
+# 1.1 and 25, on the shipped spiking model 1.5 and 18. In a signal of few blocks one of them may differ.
 APART_BOUND = (5.0, 40.0)
 
 
@@ -49,7 +52,7 @@ def check_graph(bundle: Bundle, target: str, image: bytes, signal: str, features
     precision = target.partition(".")[0]
     scores = Finding(signal, target, "scores", largest_difference(runner.run(features), expected), SCORE_BOUND_Q15[precision])
     inner = [
-        Finding(signal, target, name, float(off.max(initial=0)), STATE_BOUND[precision])
+        Finding(signal, target, name, float(off.max(initial=0)), _state_bound(name, precision))
         for name, off in _state_differences(bundle, runner, state).items()
     ]
     return [*inner, scores]
@@ -59,6 +62,7 @@ def _check_decisions(bundle: Bundle, target: str, runner: GraphRunner, signal: s
     network, precision = int_model(bundle), target.partition(".")[0]
     state = model_init(network)
     apart, of = Counter[str](), Counter[str]()  # values that differ, and of how many: of neurons, of the law's spikes
+    undecided = dict.fromkeys(_before_decisions(bundle.model, state), 0.0)  # largest differences of what no decision reaches
     for begin in range(0, len(features), runner.frames):
         block = features[begin : begin + runner.frames]
         runner.set_state(_graph_state(bundle, runner, state))
@@ -69,14 +73,33 @@ def _check_decisions(bundle: Bundle, target: str, runner: GraphRunner, signal: s
         of["scores"] += len(off)
         law = state.arrays()
         for name, differences in _state_differences(bundle, runner, state).items():
-            apart[name] += int((differences > STATE_BOUND[precision]).sum())
+            if name in undecided:
+                undecided[name] = max(undecided[name], float(differences.max(initial=0)))
+                continue
+            apart[name] += int((differences > _state_bound(name, precision)).sum())
             of[name] += int((law[name] > THRESHOLD).sum()) if _is_potential(name) else differences.size
     least = runner.frames / max(1, len(features))  # one block of a short signal
-    out = []
+    out = [Finding(signal, target, name, largest, _state_bound(name, precision)) for name, largest in undecided.items()]
     for name, total in of.items():
         bound = max(APART_BOUND[runner.steps > 1], 100 * max(least, 1 / max(1, total)))
         out.append(Finding(signal, target, name, 100 * apart[name] / max(1, total), bound, "%"))
     return out
+
+
+def _state_bound(name: str, precision: str) -> int:
+    return (GATE_BOUND_Q15 if name.endswith(".gates") else STATE_BOUND)[precision]
+
+
+def _before_decisions(model: ModelConfig, state: ModelState) -> list[str]:
+    """Return the parts of the state that no decision reaches, empty ones left out."""
+    reached: set[str] = set()
+    decided = False
+    for i, layer in enumerate(model.layers):
+        own = ("memory", "delayed", "gates") if decided or layer.spikes_inside else ()
+        reached |= {f"pdmu{i}.{part}" for part in (*own, "arriving", "v", "v_u", "v_r")}
+        decided = decided or layer.spiking or layer.routed
+    uniform = {f"pdmu{i}.gates" for i, layer in enumerate(model.layers) if layer.gate == "uniform"}  # constants in a graph
+    return [name for name, values in state.arrays().items() if values.size and name not in reached | uniform]
 
 
 def _state_differences(bundle: Bundle, runner: GraphRunner, state: ModelState) -> dict[str, NDArray[np.float64]]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from pdmu.errors import UserError
 
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Werror")
-INCLUDES = ("-I.", "-Iinclude", "-Isrc", "-Iconform", "-Ilink", "-Ifirmware")
+INCLUDES = ("-I.", "-Iinclude", "-Isrc", "-Iconform", "-Ilink", "-Ifirmware", "-Imachines")
 PACKAGES = {  # Debian's, of the tools that are not named as their package
     "cc": "gcc libc6-dev",
+    "clang": "clang libclang-rt-14-dev",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",

@@ -73,7 +73,7 @@ class Board:
         self.port, self.on_notice = port, on_notice
         self.nonce = secrets.randbelow((1 << 64) - 1) + 1
         self.garbage = 0
-        self._deframer, self._tag = Deframer(), 0
+        self._deframer, self._tag = Deframer(), secrets.randbelow(255)  # answers to whoever was here before may still come
 
     def send(self, request: Request, payload: bytes = b"") -> int:
         """Send a request and return its tag without waiting."""
@@ -111,8 +111,8 @@ class Board:
             tag, deadline = self.send(request, payload), time.monotonic() + answer_s
             while (left_s := deadline - time.monotonic()) > 0:
                 for reply in self.receive(left_s):
-                    if reply.tag == tag:
-                        return answer_of(reply, request)
+                    if reply.tag == tag and (answer := answer_of(reply, request)) is not None:
+                        return answer
         garbage = f", but {self.garbage} bytes of garbage; is the baud rate right" if self.garbage else "; is PDMU firmware on the board"
         raise NoAnswer(f"{self.port.where}: no answer to {request.name}{garbage}?")
 
@@ -181,13 +181,11 @@ def refusal(reply: Frame) -> Refusal:
     return Refusal(f"the board refuses {name}: {text or f'code {code}'}", code)
 
 
-def answer_of(reply: Frame, request: Request) -> bytes:
-    """Return a reply's payload; raises `Refusal` for an error reply, `ProtocolError` for one to something else."""
-    if reply.type == ERROR:
+def answer_of(reply: Frame, request: Request) -> bytes | None:
+    """Return the payload of a reply to this kind of request, None of one to another; raises `Refusal` for an error reply."""
+    if reply.type == ERROR and reply.payload[:1] == bytes([request]):
         raise refusal(reply)
-    if reply.type != request | REPLY:
-        raise malformed(f"answer to {request.name}")
-    return reply.payload
+    return reply.payload if reply.type == request | REPLY else None
 
 
 def connect(address: Address, baud: int | None, on_notice: OnNotice | None = None) -> tuple[Board, Hello]:

@@ -81,10 +81,11 @@ class PcmStream:
         self._on_the_way[self._board.send(Request.PCM, payload)] = offset + n
 
     def _settle(self, reply: Frame) -> None:
-        expected = self._on_the_way.pop(reply.tag, None)
-        if expected is None:
-            return  # of a frame from before going back
-        answer = PcmTaken.unpack(answer_of(reply, Request.PCM))
+        payload = answer_of(reply, Request.PCM)
+        expected = self._on_the_way.pop(reply.tag, None) if payload is not None else None
+        if payload is None or expected is None:
+            return  # to something else, or to a frame from before going back
+        answer = PcmTaken.unpack(payload)
         if not self._taken <= answer.next <= self._taken + len(self._pcm):
             raise ProtocolError(f"the board expects sample {answer.next}, this program {self._taken}: was it reset meanwhile?")
         self._pcm = self._pcm[answer.next - self._taken :]

@@ -190,32 +190,41 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
         header = json.loads(raw[8 : 8 + length])
         meta = header.pop("__metadata__")
         promised = meta.pop("sha256")
-        found_format = meta["format"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        found_format, contract = str(meta["format"]), str(meta["contract"])
+        body = raw[8 + length :]
+        canonical = _dumps({"__metadata__": meta | {"sha256": promised}} | header).encode()  # a ValueError where it holds NaN
+        digest = _digest(meta, header, body)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: the bundle's header is damaged or is not PDMU's; {again}") from None
     if found_format != FORMAT:
         raise UserError(f"{path}: bundle format {found_format!r}, this program reads {FORMAT!r}; install the matching pdmu or export again")
-    body = raw[8 + length :]
-    canonical = _dumps({"__metadata__": meta | {"sha256": promised}} | header).encode()
-    if _digest(meta, header, body) != promised or raw[8 : 8 + length].rstrip(b" ") != canonical:
+    if digest != promised or raw[8 : 8 + length].rstrip(b" ") != canonical:
         raise UserError(f"{path}: content does not match its SHA-256: the bundle was truncated or altered; {again}")
     try:
         tensors = {name: _tensor(entry, body) for name, entry in header.items()}
         parts = {key: json.loads(meta[key]) for key in ("frontend", "model", "detector", "info", "golden")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: the bundle's tensor table is inconsistent ({error}); {again}") from None
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{path}: the bundle's tensor table is inconsistent ({_one_line(error)}); {again}") from None
     bundle = Bundle(
         from_dict(FrontendConfig, parts["frontend"], f"{path} [frontend]"),
         from_dict(ModelConfig, parts["model"], f"{path} [model]"),
         from_dict(DetectorConfig, parts["detector"], f"{path} [detector]"),
         parts["info"], tensors, parts["golden"], promised,
     )  # fmt: skip
-    if bundle.contract != meta["contract"]:
-        raise UserError(
-            f"{path}: made under contract {meta['contract'][:12]}, this program holds {bundle.contract[:12]}; export it again"
-        )
+    try:
+        ours = bundle.contract
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if contract != ours:
+        raise UserError(f"{path}: made under contract {contract[:12]!r}, this program holds {ours[:12]!r}; export it again")
     _check(bundle, str(path))
+    _check_info(bundle, str(path))
+    _check_golden(bundle, str(path))
     return bundle
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _check(bundle: Bundle, where: str) -> None:
@@ -228,7 +237,30 @@ def _check(bundle: Bundle, where: str) -> None:
         raise UserError(f"{where}: {len(bundle.detector.threshold_q15)} thresholds for {len(bundle.labels)} labels")
     for label in bundle.detector.reject_labels:
         if label not in bundle.labels:
-            raise UserError(f"{where}: reject label '{label}' is not one of the labels {', '.join(bundle.labels)}")
+            raise UserError(f"{where}: reject label {label!r} is not one of the labels {', '.join(bundle.labels)}")
+
+
+def _check_info(bundle: Bundle, where: str) -> None:
+    """Refuse information that is no table of text that can be shown."""
+    try:
+        json.dumps(bundle.info, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: its information holds half a character; export it again") from None
+    if not isinstance(bundle.info, dict):
+        raise UserError(f"{where}: its information is no table; export it again")
+
+
+def _check_golden(bundle: Bundle, where: str) -> None:
+    """Refuse golden answers that are no scores for the labels, or of another number of steps than the signal has."""
+    golden = bundle.golden
+    if not isinstance(golden, dict) or not isinstance(golden.get("stages"), dict) or not isinstance(golden.get("scores"), list):
+        raise UserError(f"{where}: its golden answers are damaged; export it again")
+    for row in golden["scores"]:
+        if not isinstance(row, list) or len(row) != len(bundle.labels) or not all(type(v) is int and 0 <= v <= 32767 for v in row):
+            raise UserError(f"{where}: its golden answers are not {len(bundle.labels)} scores a step; export it again")
+    steps = len(golden_pcm()) // bundle.samples_per_step
+    if golden.get("signal") == GOLDEN and len(golden["scores"]) != steps:
+        raise UserError(f"{where}: it has golden answers of {len(golden['scores'])} steps, the signal has {steps}; export it again")
 
 
 def _tensor(entry: Mapping[str, Any], body: bytes) -> NDArray[np.generic]:

@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar
 from pdmu.errors import UserError
 
 T = TypeVar("T")
+MAX_SMOOTH_STEPS = 1 << 15  # sums of Q15 scores then fit int32
+MAX_DELAY_STEPS = 1 << 16  # half an hour of 32 ms steps; a longer line is a mistake, and its memory a danger
 MIN_RATE_HZ, MAX_RATE_HZ = 1000, 768_000  # sample rates that a real recording may have; a header that says another is wrong
 
 
@@ -89,6 +91,8 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         return {str(k): _parse(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where)
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise UserError(f"{where}: {value} is no setting; it has more than 64 bits")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -117,6 +121,8 @@ class FrontendConfig:
 
     def __post_init__(self) -> None:
         n = self.window_samples
+        if not MIN_RATE_HZ <= self.sample_rate_hz <= MAX_RATE_HZ:
+            raise ValueError(f"sample_rate_hz must be {MIN_RATE_HZ} to {MAX_RATE_HZ}, not {self.sample_rate_hz}")
         if n < 64 or n > 1024 or n & (n - 1):
             raise ValueError(f"window_samples must be a power of two from 64 to 1024, not {n}")
         if not 0 < self.hop_samples <= n:
@@ -200,6 +206,8 @@ class PDMUConfig:
             raise ValueError("taps must be at most 64")
         if self.first_tap not in (0, 1):
             raise ValueError("first_tap must be 0 or 1")
+        if self.delay_steps > MAX_DELAY_STEPS:
+            raise ValueError(f"the delay line has {self.delay_steps} steps, at most {MAX_DELAY_STEPS} fit; use fewer taps or less dilation")
         if len(self.gumbel_temperature) != 2 or min(self.gumbel_temperature) <= 0:
             raise ValueError("gumbel_temperature must be two positive numbers, at the start and the end of training")
         if self.gate == "uniform" and (self.gate_input != "x" or self.gate_per_channel or self.gate_tanh):
@@ -295,6 +303,8 @@ class ModelConfig:
             raise ValueError("readout_decay must be between 0 and 1")
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be given, each once")
+        if unprintable := [label for label in self.labels if not label or not label.isprintable()]:
+            raise ValueError(f"label {unprintable[0]!r} can't be printed; use letters, digits, signs and spaces")
         if not self.layers:
             raise ValueError("at least one PDMU layer is needed")
 
@@ -390,3 +400,5 @@ class DetectorConfig:
             raise ValueError("release_ratio must be in (0, 1]")
         if self.smooth_steps < 1 or self.min_steps < 1 or self.max_steps < self.min_steps or self.refractory_steps < 0:
             raise ValueError("need smooth_steps >= 1, 1 <= min_steps <= max_steps, refractory_steps >= 0")
+        if self.smooth_steps > MAX_SMOOTH_STEPS or max(self.max_steps, self.refractory_steps) >= 1 << 31:
+            raise ValueError(f"smooth_steps is at most {MAX_SMOOTH_STEPS}, other numbers of steps below 2^31")

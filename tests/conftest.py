@@ -10,6 +10,7 @@ import shutil  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[1]
 SYSTEM_PROGRAMS = {
@@ -17,6 +18,7 @@ SYSTEM_PROGRAMS = {
     "cc": "the C runtime against the integer law",
     "arecord": "the real ALSA recorder",
 }
+settings.register_profile("fuzz", max_examples=10 * int(os.environ.get("FUZZ_SECONDS", 60)))  # make fuzz: about so long for each test
 
 
 @pytest.fixture(scope="session")

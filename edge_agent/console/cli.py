@@ -17,7 +17,7 @@ from edge_agent.console.bridge import bridge, serial_sources, summary_text
 from edge_agent.console.heard import same_bundle
 from edge_agent.console.monitor import Monitor
 from edge_agent.console.records import hello_record, hello_text
-from edge_agent.console.session import session
+from edge_agent.console.session import reboot, session
 from edge_agent.console.stream import stream_files
 from edge_agent.console.verify import verify, verify_text
 from edge_agent.events import Detection
@@ -107,9 +107,7 @@ def cmd_hello(args: argparse.Namespace) -> int:
     """`pdmu-console hello`."""
     bundle = read_bundle(args.bundle) if args.bundle else None
     if args.reboot:
-        with session(args.port, args.baud) as met:
-            met.board.reboot()
-        time.sleep(1.0)
+        reboot(args.port, args.baud)
     with session(args.port, args.baud, args.bundle) as met:
         _print(args.json, hello_record(met.board.port.where, met.hello, met.labels), hello_text)
         if bundle is not None:

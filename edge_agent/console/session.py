@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from edge_agent.events import ModelFacts
 from edge_agent.serial_port import Address, LineLost
 from pdmu.bundle import Bundle
 from pdmu.errors import UserError
+
+REBOOT_S = 10.0  # for USB to find the board again, too
 
 
 class Session(NamedTuple):
@@ -42,6 +45,29 @@ def session(address: Address, baud: int | None, bundle_path: Path | None = None)
         yield Session(board, hello, labels, bundle, board_model(hello, labels, bundle))
     finally:
         board.port.close()
+
+
+def reboot(address: Address, baud: int | None) -> None:
+    """Restart the board and wait until it is back.
+
+    Raises
+    ------
+    UserError
+        It was not there, or does not come back.
+    """
+    with session(address, baud) as met:
+        before = met.hello.boot
+        met.board.reboot()
+    until_s, trouble = time.monotonic() + REBOOT_S, "it answers as if nothing had happened"
+    while time.monotonic() < until_s:
+        time.sleep(REBOOT_S / 20)
+        try:
+            with session(address, baud) as met:
+                if met.hello.boot != before:
+                    return
+        except UserError as error:  # its line may be gone for a while
+            trouble = str(error)
+    raise UserError(f"the board was told to restart and is not back after {REBOOT_S:.0f} s: {trouble}")
 
 
 @contextlib.contextmanager

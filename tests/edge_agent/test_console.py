@@ -13,7 +13,7 @@ import shutil
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from edge_agent.board import Board, NoAnswer, Refusal, connect
 from edge_agent.board_messages import PcmSource
 from edge_agent.cli import main as agent_main
 from edge_agent.console.cli import main
-from edge_agent.link import Frame, Notice, Request
+from edge_agent.link import Frame, Notice, Request, encode_frame
 from edge_agent.pcm_stream import PcmStream
 from edge_agent.serial_port import SerialPort, parse_address
 from tests.edge_agent.conftest import WAIT_S, console_process, wait_until
@@ -143,7 +143,7 @@ def test_stream_goes_on_after_bad_files_and_ends_an_open_event(
     assert len(err.splitlines()) == 1
 
 
-def noise(rate: float) -> object:
+def noise(rate: float) -> Callable[[bytes], bytes]:
     """Return a function that changes bytes on their way, one in 1/rate."""
     rng = random.Random(5)
 
@@ -156,7 +156,7 @@ def noise(rate: float) -> object:
 def test_a_noisy_line_costs_time_and_nothing_else(
     capsys: pytest.CaptureFixture[str], board_program: Path, bundle_path: Path, wav: Path
 ) -> None:
-    with running_board(board_program, "--tcp", "0") as address, LineCutter(int(address.rpartition(":")[2]), noise(1 / 3000)) as line:  # type: ignore[arg-type]
+    with running_board(board_program, "--tcp", "0") as address, LineCutter(int(address.rpartition(":")[2]), noise(1 / 3000)) as line:
         port = f"socket://127.0.0.1:{line.port}"
         status, out, err = run(capsys, "stream", wav, "--port", port, "--bundle", bundle_path, "--json")
     assert (status, err) == (0, "")
@@ -240,6 +240,16 @@ def test_what_a_board_cannot_is_said_in_its_words(line: str) -> None:
     with pytest.raises(Refusal, match="the board refuses FINISH: fewer samples have come"):
         board.request(Request.FINISH, struct.pack("<I", 5))
     board.port.close()
+
+
+def test_answers_to_somebody_else_are_not_taken_for_ours(line: str) -> None:
+    port = SerialPort(line, 115200)
+    others = b"".join(encode_frame(Request.LABEL, tag, bytes([9])) for tag in range(1, 256))  # each refused
+    board = Board(port)
+    port.write(others)
+    hello = board.hello()
+    assert [label.name for label in board.labels(hello)] == ["cough", "other"]
+    port.close()
 
 
 def test_monitor_in_a_pipe_survives_a_cut(board_program: Path, tmp_path: Path) -> None:

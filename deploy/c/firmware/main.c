@@ -5,6 +5,7 @@
  */
 #include "machine.h"
 #include "pdmu_board.h"
+#include "stack.h"
 
 #ifndef PDMU_BOARD_NAME
 #define PDMU_BOARD_NAME "board"
@@ -12,10 +13,6 @@
 #ifndef PDMU_INSTRUCTIONS_PER_TICK
 #define PDMU_INSTRUCTIONS_PER_TICK 0
 #endif
-#define STACK_PAINT 0xC5C5C5C5u
-#define STACK_SPARED 32 /* words below the painter's own frame */
-
-extern uint32_t pdmu_stack_limit[];
 
 static pdmu_board board;
 
@@ -45,17 +42,9 @@ static void reboot(void *context) {
     pdmu_machine_reset();
 }
 
-/* Words of the stack that nothing has written to since paint_stack. */
 static uint32_t stack_free(void *context) {
-    const volatile uint32_t *word = pdmu_stack_limit;
     (void)context;
-    while (*word == STACK_PAINT) word++;
-    return (uint32_t)((const volatile unsigned char *)word - (const volatile unsigned char *)pdmu_stack_limit);
-}
-
-__attribute__((noinline)) static void paint_stack(void) {
-    volatile uint32_t *end = (volatile uint32_t *)__builtin_frame_address(0) - STACK_SPARED;
-    for (volatile uint32_t *word = pdmu_stack_limit; word < end; word++) *word = STACK_PAINT;
+    return pdmu_stack_free();
 }
 
 #if defined(PDMU_CLIP)
@@ -104,7 +93,7 @@ int main(void) {
         .samples = next_samples,
 #endif
     };
-    paint_stack();
+    pdmu_paint_stack();
     pdmu_uart_start();
     pdmu_clock_start();
     write_text("PDMU " PDMU_BOARD_VERSION " on " PDMU_BOARD_NAME ", " PDMU_MODEL_NAME " " PDMU_MODEL_VERSION "\n");

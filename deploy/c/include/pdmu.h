@@ -34,6 +34,21 @@ extern "C" {
 #define PDMU_ERROR_SPACE (-1)    /* the call would give more than max_steps steps; nothing was consumed */
 #define PDMU_ERROR_ARGUMENT (-2) /* a null pointer or a negative count; nothing was consumed */
 
+/* Weights are int8. A port that has the flash compiles everything with PDMU_WIDE_WEIGHTS, which keeps them as int16: the DSP kernels need
+ * fewer instructions then. The values, and so every result, are the same. */
+#if defined(PDMU_WIDE_WEIGHTS)
+typedef int16_t pdmu_weight;
+#else
+typedef int8_t pdmu_weight;
+#endif
+
+/* Kernels read two or four numbers at once. */
+#if defined(__GNUC__)
+#define PDMU_ALIGNED __attribute__((aligned(4)))
+#else
+#define PDMU_ALIGNED
+#endif
+
 enum pdmu_compression { PDMU_LOG = 0, PDMU_PCEN = 1 };
 enum pdmu_gate {
     PDMU_GATE_OFF = 0,
@@ -70,20 +85,24 @@ typedef struct {
     const int16_t *pcen_q9;      /* [385]; null with log compression */
 } pdmu_frontend;
 
-/* rows of int8 weights over int16 inputs: y[r] = clamp(rs((w[r] . x + bias[r]) * mult[r], shift[r])) */
+/* Rows of weights over int16 inputs: y[r] = clamp(rs((w[r] . x + bias[r]) * mult[r], shift[r])).
+ *
+ * Four rows share the loads of eight inputs where the exporter has found that every |w[r]| . 2^15 + |bias[r]| is below 2^31 and that every shift
+ * but those of a layer's x is above 32: `quads` then holds bias, mult and shift - 33 of each four rows, and the weights lie in blocks. */
 typedef struct {
     int32_t rows, cols;
-    const int8_t *weight; /* [rows][cols] */
-    const int32_t *bias;  /* [rows]; null is zero */
-    const int32_t *mult;  /* [rows] */
-    const uint8_t *shift; /* [rows] */
+    const pdmu_weight *weight; /* PDMU_ALIGNED [rows][cols], or with quads [rows / 4][cols / 8][4][8] */
+    const int32_t *bias;       /* [rows]; null is zero; this and the next two may be null with quads */
+    const int32_t *mult;       /* [rows] */
+    const uint8_t *shift;      /* [rows] */
+    const int32_t *quads;      /* [rows / 4][3][4], or null */
 } pdmu_dense;
 
 typedef struct {
     int32_t in_bins, in_channels, out_bins, out_channels;
     int32_t kernel_time, kernel_mel, stride_time, stride_mel;
-    int32_t depthwise;  /* weights then are [kernel_time][kernel_mel][channel] */
-    pdmu_dense map;     /* rows = out_channels, cols = kernel_time * kernel_mel * in_channels (depthwise: without in_channels) */
+    int32_t depthwise;  /* weights then are [kernel_time][kernel_mel][channel], or with quads [channel / 4][kernel_time][kernel_mel][4] */
+    pdmu_dense map;     /* rows = out_channels, cols = kernel_time * kernel_mel * in_channels and zeros up to a multiple of 8 (depthwise: no channels, no zeros) */
     size_t state_rows;  /* offset of int16 [kernel_time][in_bins * in_channels] */
 } pdmu_conv;
 

@@ -54,25 +54,29 @@ static inline const int32_t *twiddle_at(const pdmu_frontend *fe, int32_t t) { re
 
 static inline point point_at(const int32_t *pair) { return (point){pair[0], pair[1]}; }
 
+/* Butterflies at positions from ... to - 1 of a group whose twiddles are multiplied. */
+static PDMU_INLINE void two_stages_any(pdmu_bin *z, int32_t half, const int32_t *w1, const int32_t *w2, int32_t step, int32_t from, int32_t to) {
+    w1 += 4 * step * from;
+    w2 += 2 * step * from;
+    for (pdmu_bin *at = z + from, *end = z + to; at < end; at++, w1 += 4 * step, w2 += 2 * step) {
+#if defined(PDMU_FFT_TWO_STAGES)
+        PDMU_FFT_TWO_STAGES(&at->z.re, half, w1, w2);
+#else
+        two_stages(at, half, TWIDDLE_ANY, point_at(w1), TWIDDLE_ANY, point_at(w2));
+#endif
+    }
+}
+
 /* `half` is a constant of the call, so that the strides are known when compiling. */
 static PDMU_INLINE void fft_two_stages(const pdmu_frontend *fe, pdmu_bin *z, int32_t half) {
-    const int32_t m = fe->window / 2;
-    const point none = {0, 0};
-    pdmu_bin *const end = z + m;
-    for (pdmu_bin *at = z; at < end; at += 4 * half) two_stages(at, half, TWIDDLE_ONE, none, TWIDDLE_ONE, none);
-    for (int32_t i = 1; i < half; i++) {
-        const int32_t *w1 = twiddle_at(fe, i * (m / (2 * half))), *w2 = twiddle_at(fe, i * (m / (4 * half)));
-        if (2 * i == half) {
-            for (pdmu_bin *at = z + i; at < end; at += 4 * half) two_stages(at, half, TWIDDLE_MINUS_J, none, TWIDDLE_ANY, point_at(w2));
-        } else {
-#if defined(PDMU_FFT_TWO_STAGES)
-            for (pdmu_bin *at = z + i; at < end; at += 4 * half) PDMU_FFT_TWO_STAGES(&at->z.re, half, w1, w2);
-#else
-            for (pdmu_bin *at = z + i; at < end; at += 4 * half) {
-                two_stages(at, half, TWIDDLE_ANY, point_at(w1), TWIDDLE_ANY, point_at(w2));
-            }
-#endif
-        }
+    const int32_t m = fe->window / 2, step = m / (4 * half); /* of the second stage's twiddles; twice that of the first's */
+    const int32_t *w = fe->twiddle_q31;
+    const point none = {0, 0}, eighth = point_at(twiddle_at(fe, step * (half / 2)));
+    for (const pdmu_bin *end = z + m; z < end; z += 4 * half) {
+        two_stages(z, half, TWIDDLE_ONE, none, TWIDDLE_ONE, none);
+        two_stages_any(z, half, w, w, step, 1, half / 2);
+        two_stages(z + half / 2, half, TWIDDLE_MINUS_J, none, TWIDDLE_ANY, eighth);
+        two_stages_any(z, half, w, w, step, half / 2 + 1, half);
     }
 }
 
@@ -149,28 +153,31 @@ static void power(const pdmu_frontend *fe, pdmu_bin *z) {
     }
 }
 
-/* v's leading one at bit 31, what lies below truncated; *exponent is floor(log2 v). v >= 1. */
-static uint32_t normalized(uint64_t v, int32_t *exponent) {
+/* Base-2 logarithm in Q12 of v >= 1: the mantissa below its leading one is truncated to 24 bits. */
+static PDMU_INLINE int32_t log2_q12(const int32_t *table_q16, uint64_t v) {
     const uint32_t high = (uint32_t)(v >> 32), low = (uint32_t)v;
-    const int32_t zeros = pdmu_leading_zeros(high ? high : low);
-    *exponent = (high ? 63 : 31) - zeros;
-    return high && zeros ? high << zeros | low >> (32 - zeros) : (high ? high : low << zeros);
-}
-
-/* Base-2 logarithm in Q12 of v >= 1. */
-static int32_t log2_q12(const int32_t *table_q16, int64_t v) {
+    uint32_t mantissa; /* its leading one at bit 31 */
     int32_t exponent;
-    const uint32_t mantissa = normalized((uint64_t)v, &exponent);
+    if (high) {
+        const int32_t zeros = pdmu_leading_zeros(high); /* not 0: v is no negative number */
+        mantissa = high << zeros | low >> (32 - zeros);
+        exponent = 63 - zeros;
+    } else {
+        const int32_t zeros = pdmu_leading_zeros(low);
+        mantissa = low << zeros;
+        exponent = 31 - zeros;
+    }
     const int32_t *entry = table_q16 + ((mantissa >> 23) & 0xFFu);
     const int32_t fraction = (int32_t)((mantissa >> 7) & 0xFFFFu);
     /* the law's T 2^16 + (T' - T) f, rounded by 20 bits, without leaving int32 */
     return exponent * 4096 + ((entry[0] + (((entry[1] - entry[0]) * fraction + (1 << 19)) >> 16)) >> 4);
 }
 
-static int16_t pcen(const pdmu_frontend *fe, int64_t energy, int64_t *smoother) {
-    *smoother += pdmu_rshift_round31(energy * 256 - *smoother, (uint32_t)fe->smooth_shift);
-    const int32_t reference = log2_q12(fe->log2_q16, pdmu_rshift_round(*smoother, 8) + fe->floor);
-    const int32_t g = log2_q12(fe->log2_q16, energy + 1) + (int32_t)pdmu_rshift_round((int64_t)-fe->alpha_q15 * reference, 15);
+static PDMU_INLINE int16_t pcen(const pdmu_frontend *fe, int64_t energy, int64_t *smoother) {
+    const int64_t smoothed = *smoother + pdmu_rshift_round31(energy * 256 - *smoother, (uint32_t)fe->smooth_shift);
+    *smoother = smoothed;
+    const int32_t reference = log2_q12(fe->log2_q16, (uint64_t)(pdmu_rshift_round31(smoothed, 8) + fe->floor));
+    const int32_t g = log2_q12(fe->log2_q16, (uint64_t)(energy + 1)) + pdmu_rshift_round_low((int64_t)-fe->alpha_q15 * reference, 15);
     const int32_t position = g - PCEN_G_MIN_Q12;
     if (position <= 0) return fe->pcen_q9[0];
     if (position >= PCEN_G_SPAN_Q12) return fe->pcen_q9[PCEN_G_SPAN_Q12 >> 8];
@@ -182,14 +189,14 @@ void pdmu_frontend_frame(const pdmu_frontend *fe, const int16_t *window, int64_t
     fft(fe, window, spectrum);
     power(fe, spectrum);
     const uint16_t *weight = fe->mel_q15;
-    const int32_t floor_log2_q12 = log2_q12(fe->log2_q16, fe->floor);
+    const int32_t floor_log2_q12 = log2_q12(fe->log2_q16, (uint64_t)fe->floor);
     for (int32_t b = 0; b < fe->n_mels; b++) {
         const int64_t energy = pdmu_rshift_round(pdmu_dot_power(weight, &spectrum[fe->mel_first[b]].power, fe->mel_count[b]), 15);
         weight += fe->mel_count[b];
         if (fe->compression == PDMU_PCEN) {
             features[b] = pcen(fe, energy, &smoother[b]);
         } else {
-            features[b] = pdmu_clamp16(pdmu_rshift_round(log2_q12(fe->log2_q16, energy + fe->floor) - floor_log2_q12, 3), PDMU_I16_MIN);
+            features[b] = pdmu_clamp16(pdmu_rshift_round(log2_q12(fe->log2_q16, (uint64_t)(energy + fe->floor)) - floor_log2_q12, 3), PDMU_I16_MIN);
         }
     }
     if (fe->compression == PDMU_PCEN) {

@@ -3,26 +3,35 @@
 
 #include "pdmu_fixed.h"
 #include "pdmu_internal.h"
-#include "pdmu_kernels.h"
+#include "pdmu_quads.h"
 
 static size_t bytes16(int32_t n) { return (size_t)n * sizeof(int16_t); }
 
 static size_t bytes32(int32_t n) { return (size_t)n * sizeof(int32_t); }
 
-static void dense(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
-    const int8_t *w = map->weight;
+/* `low` is a constant of the call. */
+static PDMU_INLINE void dense_rows(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
+    const pdmu_weight *w = map->weight;
+    if (map->quads) {
+        pdmu_dense_quads(map, x, low, y);
+        return;
+    }
     for (int32_t r = 0; r < map->rows; r++, w += map->cols) {
-        const int64_t acc = pdmu_dot_s8s16(w, x, map->cols) + (map->bias ? map->bias[r] : 0);
+        const int64_t acc = pdmu_dot(w, x, map->cols) + (map->bias ? map->bias[r] : 0);
         y[r] = pdmu_requant(acc, map->mult[r], map->shift[r], low);
     }
 }
+
+static PDMU_NOINLINE void dense(const pdmu_dense *map, const int16_t *x, int16_t *y) { dense_rows(map, x, PDMU_I16_MIN, y); }
+
+static PDMU_NOINLINE void dense_relu(const pdmu_dense *map, const int16_t *x, int16_t *y) { dense_rows(map, x, 0, y); }
 
 /* A linear map over activations, or over spikes. */
 static void affine(const pdmu_dense *map, int32_t events, const int16_t *x, int32_t *sums, int16_t *y) {
     if (events) {
         pdmu_event_dense(map, x, sums, y);
     } else {
-        dense(map, x, PDMU_I16_MIN, y);
+        dense(map, x, y);
     }
 }
 
@@ -46,31 +55,34 @@ static void sigmoid_q15(const int16_t *table_q15, int16_t *v, int32_t n) {
 }
 
 /* Copy the kernel's view of the input around output bin b, zeros outside, so that each output channel is one dot product. */
-static void gather_patch(const pdmu_conv *c, const int16_t *rows, int32_t b, int16_t *patch) {
+static PDMU_NOINLINE void gather_patch(const pdmu_conv *c, const int16_t *rows, int32_t b, int16_t *patch) {
     const int32_t begin = b * c->stride_mel - (c->kernel_mel - 1) / 2, end = begin + c->kernel_mel;
     const int32_t from = begin < 0 ? 0 : begin, to = end > c->in_bins ? c->in_bins : end;
-    for (int32_t k = 0; k < c->kernel_time; k++) {
-        memset(patch, 0, bytes16((from - begin) * c->in_channels));
-        patch += (from - begin) * c->in_channels;
-        memcpy(patch, rows + from * c->in_channels, bytes16((to - from) * c->in_channels));
-        patch += (to - from) * c->in_channels;
-        memset(patch, 0, bytes16((end - to) * c->in_channels));
-        patch += (end - to) * c->in_channels;
-        rows += c->in_bins * c->in_channels;
+    const int32_t before = (from - begin) * c->in_channels, width = c->kernel_mel * c->in_channels;
+    if (to - from < c->kernel_mel) memset(patch, 0, bytes16(c->kernel_time * width));
+    rows += from * c->in_channels;
+    for (int32_t k = 0; k < c->kernel_time; k++, patch += width, rows += c->in_bins * c->in_channels) {
+        pdmu_copy_few(patch + before, rows, (to - from) * c->in_channels);
     }
 }
 
-static void depthwise_bin(const pdmu_conv *c, const int16_t *rows, int32_t b, int32_t *acc, int16_t *y) {
+static PDMU_NOINLINE void depthwise_bin(const pdmu_conv *c, const int16_t *rows, int32_t b, int16_t *y) {
     const int32_t n = c->in_channels, begin = b * c->stride_mel - (c->kernel_mel - 1) / 2;
-    memset(acc, 0, (size_t)n * sizeof *acc);
-    for (int32_t k = 0; k < c->kernel_time; k++) {
-        for (int32_t j = 0; j < c->kernel_mel; j++) {
-            const int32_t bin = begin + j;
-            if (bin < 0 || bin >= c->in_bins) continue;
-            pdmu_mac_s8s16(acc, c->map.weight + (k * c->kernel_mel + j) * n, rows + (k * c->in_bins + bin) * n, n);
-        }
+    const int32_t from = begin < 0 ? -begin : 0, to = begin + c->kernel_mel > c->in_bins ? c->in_bins - begin : c->kernel_mel;
+    const pdmu_dense *map = &c->map;
+    const int16_t *x = rows + (begin + from) * n;
+    if (map->quads) {
+        const pdmu_taps taps = {c->kernel_time, to - from, 4 * c->kernel_mel, 4, c->in_bins * n, n};
+        pdmu_depthwise_quads(&taps, map, map->weight + 4 * from, x, y);
+        return;
     }
-    for (int32_t i = 0; i < n; i++) y[i] = pdmu_requant((int64_t)acc[i] + c->map.bias[i], c->map.mult[i], c->map.shift[i], 0);
+    for (int32_t i = 0; i < n; i++) {
+        int64_t acc = map->bias[i];
+        for (int32_t k = 0; k < c->kernel_time; k++) {
+            for (int32_t j = from; j < to; j++) acc += map->weight[(k * c->kernel_mel + j) * n + i] * x[(k * c->in_bins + j - from) * n + i];
+        }
+        y[i] = pdmu_requant(acc, map->mult[i], map->shift[i], 0);
+    }
 }
 
 /* Take one input frame; 1 when it completed an output frame. */
@@ -78,46 +90,60 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
                           int16_t *y) {
     int16_t *rows = pdmu_at(state, c->state_rows);
     const int32_t width = c->in_bins * c->in_channels;
-    memcpy(rows + *held * width, x, bytes16(width));
+    pdmu_copy(rows + *held * width, x, width);
     if (++*held < c->kernel_time) return 0;
     int16_t *patch = pdmu_at(scratch, model->scratch_patch);
+    memset(patch, 0, bytes16(c->map.cols)); /* what fills the rows of weights stays zero */
+    const int32_t pointwise = c->kernel_time == 1 && c->kernel_mel == 1 && c->map.cols == c->in_channels; /* a bin is its own patch */
     for (int32_t b = 0; b < c->out_bins; b++, y += c->out_channels) {
         if (c->depthwise) {
-            depthwise_bin(c, rows, b, pdmu_at(scratch, model->scratch_acc), y);
+            depthwise_bin(c, rows, b, y);
+        } else if (pointwise) {
+            dense_relu(&c->map, rows + b * c->stride_mel * c->in_channels, y);
         } else {
             gather_patch(c, rows, b, patch);
-            dense(&c->map, patch, 0, y);
+            dense_relu(&c->map, patch, y);
         }
     }
     *held = c->kernel_time - c->stride_time;
-    memmove(rows, rows + c->stride_time * width, bytes16(*held * width));
+    pdmu_copy(rows, rows + c->stride_time * width, *held * width);
     return 1;
 }
 
 /* m'[c,i] = sat16(rs(sum_j A[i,j] m[c,j] + B[i] u[c], ka)) */
-static void memory_step(const pdmu_layer *l, int16_t *m, const int16_t *u, int16_t *next) {
+static PDMU_NOINLINE void memory_step(const pdmu_layer *l, int16_t *m, const int16_t *u, int16_t *next) {
     const int32_t d = l->order;
+    const uint32_t ka = (uint32_t)l->ka;
     for (int32_t c = 0; c < l->channels; c++, m += d) {
-        for (int32_t i = 0; i < d; i++) {
-            const int64_t sum = pdmu_dot_s16s16(l->a + i * d, m, d) + l->b[i] * u[c];
-            next[i] = pdmu_clamp16(pdmu_rshift_round(sum, (uint32_t)l->ka), PDMU_I16_MIN);
+        if (ka >= 8 && ka < 32 && d < 256) { /* the sum is below 2^30 (d + 1), and so the quotient below 2^31 */
+            pdmu_memory_rows(l->a, m, l->b, u[c], next, d, ka);
+        } else {
+            for (int32_t i = 0; i < d; i++) {
+                next[i] = pdmu_clamp16(pdmu_rshift_round(pdmu_dot_wide(l->a + i * d, m, d, l->b[i] * u[c]), ka), PDMU_I16_MIN);
+            }
         }
-        memcpy(m, next, bytes16(d));
+        pdmu_copy(m, next, d);
     }
 }
 
 /* acc = (p << 15) + sum_i g_i[k - i tau] p[k - i tau], then p and g take the place of the oldest in the ring. */
-static void delayed_sum(const pdmu_layer *l, void *state, int32_t *position, const int16_t *p, int32_t h, const int16_t *g, int64_t *acc) {
+static PDMU_NOINLINE void delayed_sum(const pdmu_layer *l, void *state, int32_t *position, const int16_t *p, int32_t h, const int16_t *g, int64_t *acc) {
     const int32_t n = l->taps, length = n * l->dilation;
     int16_t *ring_p = pdmu_at(state, l->state_p);
     int16_t *ring_g = l->gate == PDMU_GATE_SOFTMAX ? pdmu_at(state, l->state_g) : NULL;
     for (int32_t i = 0; i < h; i++) acc[i] = (int64_t)p[i] * 32768;
-    for (int32_t i = 1; i <= n; i++) {
-        const int32_t back = *position - i * l->dilation, slot = back < 0 ? back + length : back;
-        pdmu_axpy_s16(acc, ring_g ? ring_g[slot * n + i - 1] : l->uniform_q15, ring_p + slot * h, h);
+    for (int32_t i = 1; i <= n; i += 4) { /* four taps at a time, those beyond the last with weight zero */
+        int16_t weight[4] = {0, 0, 0, 0};
+        const int16_t *from[4] = {p, p, p, p};
+        for (int32_t k = 0; k < 4 && i + k <= n; k++) {
+            const int32_t back = *position - (i + k) * l->dilation, slot = back < 0 ? back + length : back;
+            weight[k] = ring_g ? ring_g[slot * n + i + k - 1] : (int16_t)l->uniform_q15;
+            from[k] = ring_p + slot * h;
+        }
+        pdmu_axpy4(acc, weight, from, h);
     }
-    memcpy(ring_p + *position * h, p, bytes16(h));
-    if (ring_g) memcpy(ring_g + *position * n, g, bytes16(n));
+    pdmu_copy(ring_p + *position * h, p, h);
+    if (ring_g) pdmu_copy(ring_g + *position * n, g, n);
     *position = *position + 1 == length ? 0 : *position + 1;
 }
 
@@ -163,14 +189,27 @@ static void gates(const pdmu_model *model, const pdmu_layer *l, const int16_t *x
     }
 }
 
-/* h = relu(t mt + (W_x x + b) mx + x mr), scaled once */
-static void mix(const pdmu_layer *l, const int64_t *acc, const int16_t *x, int16_t *h) {
-    const int8_t *w = l->x.weight;
-    for (int32_t r = 0; r < l->hidden; r++, w += l->inputs) {
-        const int64_t direct = pdmu_dot_s8s16(w, x, l->inputs) + l->x.bias[r];
-        int64_t sum = pdmu_rshift_round(acc[r], 15) * l->mult_t[r] + direct * l->x.mult[r];
-        if (l->mult_r) sum += (int64_t)x[r] * l->mult_r[r];
-        h[r] = pdmu_clamp16(pdmu_rshift_round(sum, l->x.shift[r]), 0);
+/* relu(t mt + direct mx + x mr), scaled once */
+static PDMU_INLINE int16_t mixed(const pdmu_layer *l, int32_t r, int64_t delayed, int64_t direct, const int16_t *x) {
+    int64_t sum = (int64_t)pdmu_rshift_round_low(delayed, 15) * l->mult_t[r] + direct * l->x.mult[r];
+    if (l->mult_r) sum += (int64_t)x[r] * l->mult_r[r];
+    const uint32_t shift = l->x.shift[r];
+    if (sum <= 0) return 0;
+    if (shift >= 32) return pdmu_clamp16(pdmu_rshift_round(sum, shift), 0);
+    return sum >> 32 >> (shift - 1u) ? PDMU_I16_MAX : (int16_t)pdmu_clamp16(pdmu_rshift_round_low(sum, shift), 0);
+}
+
+/* h = relu(t mt + (W_x x + b) mx + x mr) */
+static PDMU_NOINLINE void mix(const pdmu_layer *l, const int64_t *acc, const int16_t *x, int16_t *h) {
+    const pdmu_weight *w = l->x.weight;
+    const int32_t *quads = l->x.quads;
+    for (int32_t r = 0; quads && r < l->hidden; r += 4, quads += 12, w += 4 * l->inputs) {
+        int32_t direct[4] = {quads[0], quads[1], quads[2], quads[3]};
+        pdmu_dot4(w, x, l->inputs, direct);
+        for (int32_t k = r; k < r + 4; k++) h[k] = mixed(l, k, acc[k], direct[k - r], x);
+    }
+    for (int32_t r = 0; !quads && r < l->hidden; r++, w += l->inputs) {
+        h[r] = mixed(l, r, acc[r], pdmu_dot(w, x, l->inputs) + l->x.bias[r], x);
     }
 }
 
@@ -209,7 +248,7 @@ static void layer_step(const pdmu_model *model, int32_t index, void *state, int3
 
     int16_t *p = vector, *g = vector + l->hidden; /* u is spent */
     if (!inside) {
-        dense(&l->p, m, PDMU_I16_MIN, p);
+        dense(&l->p, m, p);
         pdmu_emit_stage(trace, PDMU_STAGE_P, index, p, bytes16(l->hidden));
     }
     if (l->gate != PDMU_GATE_OFF) {

@@ -17,7 +17,13 @@ static inline int64_t pdmu_rshift_round(int64_t v, uint32_t s) { return (v + (IN
 static inline int64_t pdmu_rshift_round31(int64_t v, uint32_t s) {
     const uint64_t sum = (uint64_t)v + (UINT32_C(1) << (s - 1u));
     const uint32_t low = (uint32_t)sum >> s | (uint32_t)(sum >> 32) << (32u - s);
-    return (int64_t)((uint64_t)((int64_t)sum >> 32 >> s) << 32 | low);
+    return (int64_t)((uint64_t)(uint32_t)((int32_t)(uint32_t)(sum >> 32) >> s) << 32 | low);
+}
+
+/* The same where int32 holds the quotient. */
+static inline int32_t pdmu_rshift_round_low(int64_t v, uint32_t s) {
+    const uint64_t sum = (uint64_t)v + (UINT32_C(1) << (s - 1u));
+    return (int32_t)((uint32_t)sum >> s | (uint32_t)(sum >> 32) << (32u - s));
 }
 
 /* v / 2^32, rounded so: the high word and the bit below it. */

@@ -1,26 +1,39 @@
-/* What a port to a processor with its own instructions replaces: chosen when compiling, each equal to the portable one to the last bit.
- *
- * Block sums stay in int32, where compilers and DSP instructions are fast: 256 products of int8 and int16 are below 2^30.
- */
+/* What a port to a processor with its own instructions replaces, here and in pdmu_quads.h: chosen when compiling, equal to the last bit. */
 #ifndef PDMU_KERNELS_H
 #define PDMU_KERNELS_H
 
 #include <stdint.h>
 #include <string.h>
 
+#include "pdmu.h"
+#include "pdmu_fixed.h"
+
 #if defined(__GNUC__)
 #define PDMU_INLINE inline __attribute__((always_inline))
+#define PDMU_NOINLINE __attribute__((noinline))
 #else
 #define PDMU_INLINE inline
+#define PDMU_NOINLINE
 #endif
+
+/* next[i] = sat16(rs(a[i] . m + b[i] u, ka)), a [d][d], where int32 holds the quotients and ka is below 32 */
+static inline void pdmu_memory_rows_c(const int16_t *a, const int16_t *m, const int16_t *b, int32_t u, int16_t *next, int32_t d, uint32_t ka) {
+    for (int32_t i = 0; i < d; i++) {
+        int64_t sum = b[i] * u;
+        for (int32_t j = 0; j < d; j++) sum += *a++ * m[j];
+        next[i] = pdmu_clamp16(pdmu_rshift_round_low(sum, ka), PDMU_I16_MIN);
+    }
+}
 
 /* PDMU_PORTABLE keeps to C on every processor. Assembly's operands need an optimising compiler. */
 #if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__ARM_FEATURE_DSP) && !defined(PDMU_PORTABLE)
+#define PDMU_DSP
 #include "pdmu_kernels_dsp.h"
 #else
 #include "pdmu_kernels_portable.h"
 #endif
 
+/* Sums of 256 products of int8 and int16 stay below 2^30: in int32, where compilers are fast. */
 #define PDMU_DOT_BLOCK 256
 
 static inline int32_t pdmu_leading_zeros(uint32_t v) { /* v > 0 */
@@ -34,7 +47,7 @@ static inline int32_t pdmu_leading_zeros(uint32_t v) { /* v > 0 */
 }
 
 /* Sum of w[i] * x[i], exact. */
-static inline int64_t pdmu_dot_s8s16(const int8_t *w, const int16_t *x, int32_t n) {
+static inline int64_t pdmu_dot(const pdmu_weight *w, const int16_t *x, int32_t n) {
     int64_t total = 0;
     while (n > 0) {
         const int32_t block = n < PDMU_DOT_BLOCK ? n : PDMU_DOT_BLOCK;
@@ -46,23 +59,6 @@ static inline int64_t pdmu_dot_s8s16(const int8_t *w, const int16_t *x, int32_t 
         n -= block;
     }
     return total;
-}
-
-/* Sum of a[i] * x[i], exact; a product may reach 2^30. */
-static inline int64_t pdmu_dot_s16s16(const int16_t *a, const int16_t *x, int32_t n) {
-    int64_t total = 0;
-    for (int32_t i = 0; i < n; i++) total += a[i] * x[i];
-    return total;
-}
-
-/* acc[c] += w[c] * x[c]; the caller adds at most 511 products to one accumulator. */
-static inline void pdmu_mac_s8s16(int32_t *acc, const int8_t *w, const int16_t *x, int32_t n) {
-    for (int32_t c = 0; c < n; c++) acc[c] += w[c] * x[c];
-}
-
-/* acc[h] += g * p[h] */
-static inline void pdmu_axpy_s16(int64_t *acc, int32_t g, const int16_t *p, int32_t n) {
-    for (int32_t h = 0; h < n; h++) acc[h] += g * p[h];
 }
 
 #endif

@@ -98,4 +98,136 @@ static inline __attribute__((always_inline)) void pdmu_fft_two_stages(int32_t *b
         : "memory");
 }
 
+static PDMU_INLINE int32_t pdmu_is_aligned(const void *a, const void *b) { return (((uintptr_t)a | (uintptr_t)b) & 3u) == 0; }
+
+static PDMU_INLINE void pdmu_copy_few(int16_t *to, const int16_t *from, int32_t n) {
+    for (int32_t pairs = n >> 1; pairs > 0; pairs--) {
+        uint32_t two;
+        __asm__ volatile("ldr %[two], [%[from]], #4\n str %[two], [%[to]], #4\n" : [two] "=&r"(two), [to] "+&r"(to), [from] "+&r"(from) : : "memory");
+    }
+    if (n & 1) *to = *from;
+}
+
+/* Copy n values towards lower addresses, or to memory apart. Small C libraries copy byte by byte. */
+static PDMU_INLINE void pdmu_copy(int16_t *to, const int16_t *from, int32_t n) {
+    for (; n >= 16 && pdmu_is_aligned(to, from); n -= 16) {
+        __asm__ volatile(
+            "ldmia %[from]!, {r4, r5, r6, r8, r9, r10, r11, r12}\n"
+            "stmia %[to]!, {r4, r5, r6, r8, r9, r10, r11, r12}\n"
+            : [to] "+&r"(to), [from] "+&r"(from)
+            :
+            : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory");
+    }
+    pdmu_copy_few(to, from, n);
+}
+
+/* total + the sum of a[i] * x[i], exact; a product may reach 2^30. */
+static PDMU_INLINE int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int32_t n, int64_t total) {
+    for (; n >= 2; n -= 2, a += 2, x += 2) total = __smlald(pdmu_load_pair(a), pdmu_load_pair(x), total);
+    return n ? total + a[0] * x[0] : total;
+}
+
+#define PDMU_UNUSED __attribute__((unused))
+/* Where C's own code would disturb: the arguments are taken from the registers, and from the stack, by assembly alone. */
+#define PDMU_ASM_FUNCTION static __attribute__((naked, noinline, unused)) void
+
+/* next[i] = sat16(rs(a[i] . m + b[i] u, ka)) for d even, words aligned, and quotients that int32 holds */
+PDMU_ASM_FUNCTION pdmu_memory_asm(PDMU_UNUSED const int16_t *a, PDMU_UNUSED const int16_t *m, PDMU_UNUSED const int16_t *b, PDMU_UNUSED int32_t u,
+                                  PDMU_UNUSED int16_t *next, PDMU_UNUSED int32_t d, PDMU_UNUSED uint32_t ka) {
+    __asm__ volatile(
+        "push {r4-r11, lr}\n"
+        "ldr r11, [sp, #36]\n" /* next */
+        "ldr lr, [sp, #40]\n"  /* rows to go */
+        "ldr r4, [sp, #44]\n"
+        "rsb r5, r4, #32\n"
+        "and r6, lr, #2\n"
+        "sub sp, #12\n"
+        "str r1, [sp, #0]\n" /* m */
+        "str r5, [sp, #4]\n" /* 32 - ka */
+        "str r6, [sp, #8]\n" /* an odd pair */
+        "mov r12, #1\n"
+        "sub r4, r4, #1\n"
+        "lsl r12, r12, r4\n"
+        "add r10, r1, lr, lsl #1\n"
+        "1: ldrsh r6, [r2], #2\n"
+        "smull r4, r5, r6, r3\n"
+        "ldr r1, [sp, #0]\n"
+        "adds r4, r4, r12\n"
+        "adc r5, r5, #0\n"
+        "ldr r6, [sp, #8]\n"
+        "cbz r6, 2f\n"
+        "ldr r6, [r0], #4\n"
+        "ldr r8, [r1], #4\n"
+        "smlald r4, r5, r6, r8\n"
+        "cmp r1, r10\n"
+        "beq 3f\n"
+        "2: ldrd r6, r7, [r0], #8\n"
+        "ldrd r8, r9, [r1], #8\n"
+        "smlald r4, r5, r6, r8\n"
+        "smlald r4, r5, r7, r9\n"
+        "cmp r1, r10\n"
+        "bne 2b\n"
+        "3: ldr r6, [sp, #56]\n"
+        "ldr r7, [sp, #4]\n"
+        "lsr r4, r4, r6\n"
+        "lsl r5, r5, r7\n"
+        "orr r4, r4, r5\n"
+        "ssat r4, #16, r4\n"
+        "strh r4, [r11], #2\n"
+        "subs lr, lr, #1\n"
+        "bne 1b\n"
+        "add sp, #12\n"
+        "pop {r4-r11, pc}\n");
+}
+
+static PDMU_INLINE void pdmu_memory_rows(const int16_t *a, const int16_t *m, const int16_t *b, int32_t u, int16_t *next, int32_t d, uint32_t ka) {
+    if (d % 2 == 0 && pdmu_is_aligned(a, m)) {
+        pdmu_memory_asm(a, m, b, u, next, d, ka);
+    } else {
+        pdmu_memory_rows_c(a, m, b, u, next, d, ka);
+    }
+}
+
+/* The first of each pair, and the second of each. */
+static PDMU_INLINE pdmu_pair pdmu_bottoms(pdmu_pair a, pdmu_pair b) {
+    pdmu_pair v;
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(v) : "r"(a), "r"(b));
+    return v;
+}
+
+static PDMU_INLINE pdmu_pair pdmu_tops(pdmu_pair a, pdmu_pair b) {
+    pdmu_pair v;
+    __asm__("pkhtb %0, %2, %1, asr #16" : "=r"(v) : "r"(a), "r"(b));
+    return v;
+}
+
+/* acc[i] += g[0] * p[0][i] + ... + g[3] * p[3][i] */
+static PDMU_INLINE void pdmu_axpy4(int64_t *acc, const int16_t g[4], const int16_t *const p[4], int32_t n) {
+    const pdmu_pair g01 = pdmu_load_pair(g), g23 = pdmu_load_pair(g + 2);
+    const int16_t *p0 = p[0], *p1 = p[1], *p2 = p[2], *p3 = p[3];
+    for (int64_t *const end = acc + (n & ~1); acc < end; acc += 2, p0 += 2, p1 += 2, p2 += 2, p3 += 2) {
+        const pdmu_pair v0 = pdmu_load_pair(p0), v1 = pdmu_load_pair(p1), v2 = pdmu_load_pair(p2), v3 = pdmu_load_pair(p3);
+        acc[0] = __smlald(pdmu_bottoms(v2, v3), g23, __smlald(pdmu_bottoms(v0, v1), g01, acc[0]));
+        acc[1] = __smlald(pdmu_tops(v2, v3), g23, __smlald(pdmu_tops(v0, v1), g01, acc[1]));
+    }
+    if (n & 1) *acc += (int64_t)(g[0] * *p0) + g[1] * *p1 + (int64_t)(g[2] * *p2) + g[3] * *p3;
+}
+
+static PDMU_INLINE int16_t pdmu_saturate16(int32_t v) {
+    int32_t y;
+    __asm__("ssat %0, #16, %1" : "=r"(y) : "r"(v));
+    return (int16_t)y;
+}
+
+/* v / 2 rounded down, clamped to low ... 32767; low is 0 or -32768, known when compiling */
+static PDMU_INLINE int16_t pdmu_halve_clamp16(int32_t v, int32_t low) {
+    int32_t y;
+    if (low == 0) {
+        __asm__("usat %0, #15, %1, asr #1" : "=r"(y) : "r"(v));
+    } else {
+        __asm__("ssat %0, #16, %1, asr #1" : "=r"(y) : "r"(v));
+    }
+    return (int16_t)y;
+}
+
 #endif

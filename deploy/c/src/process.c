@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "pdmu_internal.h"
+#include "pdmu_kernels.h"
 
 static int32_t samples_per_step(const pdmu_model *model) { return model->frames_per_step * model->frontend.hop; }
 
@@ -27,14 +28,14 @@ int32_t pdmu_process(const pdmu_model *model, void *state, void *scratch, const 
     int32_t fill = counters[PDMU_COUNT_HISTORY], steps = 0;
     while (n > 0) {
         const int32_t take = n < fe->window - fill ? n : fe->window - fill;
-        memcpy(history + fill, pcm, (size_t)take * sizeof *pcm);
+        pdmu_copy(history + fill, pcm, take);
         pcm += take;
         n -= take;
         fill += take;
         if (fill < fe->window) break;
         pdmu_frontend_frame(fe, history, pdmu_at(state, model->state_smoother), pdmu_at(scratch, model->scratch_spectrum), features, trace);
         fill = fe->window - fe->hop;
-        memmove(history, history + fe->hop, (size_t)fill * sizeof *history);
+        pdmu_copy(history, history + fe->hop, fill);
         steps += pdmu_model_frame(model, state, scratch, features, scores + steps * model->n_labels, trace);
     }
     counters[PDMU_COUNT_HISTORY] = fill;

@@ -10,7 +10,7 @@
 
 void pdmu_event_sums(const pdmu_dense *map, const int16_t *x, int32_t *sums) {
     const int32_t rows = map->rows;
-    const int8_t *w = map->weight;
+    const pdmu_weight *w = map->weight;
     if (map->bias) {
         memcpy(sums, map->bias, (size_t)rows * sizeof *sums);
     } else {
@@ -43,7 +43,7 @@ static int16_t neuron(int32_t *v, uint16_t beta_q15, int32_t reset_zero, int64_t
 
 /* (W x + b)[r]; `sums` holds it already where the inputs are spikes. */
 static int64_t row_sum(const pdmu_layer *l, const pdmu_dense *map, const int16_t *x, const int32_t *sums, int32_t r) {
-    return l->events ? sums[r] : pdmu_dot_s8s16(map->weight + r * map->cols, x, map->cols) + map->bias[r];
+    return l->events ? sums[r] : pdmu_dot(map->weight + r * map->cols, x, map->cols) + map->bias[r];
 }
 
 void pdmu_spiking_writes(const pdmu_layer *l, void *state, const int16_t *x, int32_t *sums, int16_t *u) {
