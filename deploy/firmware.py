@@ -116,7 +116,8 @@ def _run(options: argparse.Namespace) -> int:
     bundle = read_bundle(options.bundle)
     out = options.out or options.bundle.with_name(f"{options.bundle.stem}-{options.machine}.elf")
     command = run_command(options.machine, out, options.serial, options.count)
-    need(*command[: 1 if options.run else 0])
+    if options.run:
+        need(command[0])
     clip = _recording(options.clip, bundle.frontend.sample_rate_hz) if options.clip else None
     build_firmware(bundle, options.machine, out, clip, counting(options.machine) if options.count else ())
     print(f"{out}: {out.stat().st_size // 1024} kB with symbols", file=sys.stderr)
