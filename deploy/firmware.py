@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def build_firmware(bundle: Bundle, machine: str, out: Path, clip: NDArray[np.int
         options = [f'-DPDMU_BOARD_NAME="{machine}"', "-O2", *target.defines, *flags]
         sources = ["model_data.c", *SOURCES, *LINK, "firmware/main.c", *target.drivers]
         if clip is not None:
-            write_text(source / "clip.h", f"#define PDMU_CLIP_SAMPLES {len(clip)}\n" + array("int16_t", "pdmu_clip", clip))
+            write_text(source / "clip.h", array("int16_t", "pdmu_clip", clip))
             options.append("-DPDMU_CLIP")
         try:
             image = build(target, source, sources, source / "firmware.elf", options)
@@ -129,20 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     bundle = read_bundle(options.bundle)
     out = options.out or options.bundle.with_name(f"{options.bundle.stem}-{options.machine}.elf")
-    clip = None
-    if options.clip is not None:
-        clip = recording(options.clip, bundle.frontend.sample_rate_hz)
+    command = run_command(options.machine, out, options.serial or "pty", options.count)
+    if options.run:
+        need(command[0])
+    clip = recording(options.clip, bundle.frontend.sample_rate_hz) if options.clip else None
     build_firmware(bundle, options.machine, out, clip, counting(options.machine) if options.count else ())
     print(f"{out}: {out.stat().st_size // 1024} kB with symbols", file=sys.stderr)
-    if not options.run:
-        return 0
-    need(MACHINES[options.machine].qemu[0])
-    command = run_command(options.machine, out, options.serial or "pty", options.count)
-    print(f"running {' '.join(command)}\nCtrl+C ends it", file=sys.stderr)
-    try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    if options.run:
+        print(f"running {' '.join(command)}\nCtrl+C ends it", file=sys.stderr, flush=True)
+        os.execvp(command[0], command)  # signals and the exit status are the emulator's
+    return 0
 
 
 if __name__ == "__main__":

@@ -64,14 +64,15 @@ class Board:
     Attributes
     ----------
     nonce : int
-        Names the board's run where it has no name yet.
+        Of the last HELLO: it names the board's run where that has no name yet. Each HELLO has its own, so that a board that was restarted
+        while its line stayed open does not get the name of its earlier run.
     garbage : int
         Bytes so far that were neither frame nor text.
     """
 
     def __init__(self, port: Port, on_notice: OnNotice | None = None) -> None:
         self.port, self.on_notice = port, on_notice
-        self.nonce = secrets.randbelow((1 << 64) - 1) + 1
+        self.nonce = 0
         self.garbage = 0
         self._deframer, self._tag = Deframer(), secrets.randbelow(255)  # answers to whoever was here before may still come
 
@@ -118,7 +119,15 @@ class Board:
 
     def hello(self, answer_s: float = ANSWER_S, tries: int = TRIES) -> Hello:
         """Ask who is there; `ProtocolError` where it speaks another version."""
-        return Hello.unpack(self.request(Request.HELLO, struct.pack("<Q", self.nonce), answer_s, tries))
+        return Hello.unpack(self.request(Request.HELLO, self._new_nonce(), answer_s, tries))
+
+    def greet(self) -> int:
+        """Send a HELLO and return its tag without waiting."""
+        return self.send(Request.HELLO, self._new_nonce())
+
+    def _new_nonce(self) -> bytes:
+        self.nonce = secrets.randbelow((1 << 64) - 1) + 1
+        return struct.pack("<Q", self.nonce)
 
     def labels(self, hello: Hello) -> list[Label]:
         """Ask for every label with its threshold."""

@@ -106,7 +106,7 @@ class BoardThread(threading.Thread):
             if now_s - heard_s > SILENT_S:
                 raise LineLost(f"{board.port.where}: the board has been silent for {SILENT_S:.0f} s; has it stopped?")
             if now_s - asked_s > HELLO_S:
-                board.send(Request.HELLO, struct.pack("<Q", board.nonce))
+                board.greet()
                 asked_s = now_s
 
     def _meet(self, board: Board, hello: Hello) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import select
-import struct
 import sys
 import termios
 import threading
@@ -104,7 +103,7 @@ class Monitor:
                         if self._model is None or hello.boot != self._boot:
                             self._meet(board, hello)
                 if time.monotonic() - asked_s > HELLO_S:
-                    board.send(Request.HELLO, struct.pack("<Q", board.nonce))
+                    board.greet()
                     asked_s = time.monotonic()
         finally:
             board.port.close()
