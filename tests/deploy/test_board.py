@@ -200,7 +200,8 @@ def test_a_board_listens_during_a_bench_and_reset_ends_it(board: Built) -> None:
         line.reset(PcmSource.SERIAL)
         begun = line.send(Request.BENCH, struct.pack("<H", 65535))
         assert line.hello().pcm_free == 1024
-        for request, payload in ((Request.PCM, b"\0" * 4), (Request.FINISH, b"\0" * 4), (Request.STATE, b"\0" * 4), (Request.BENCH, b"\1\0")):
+        refused_meanwhile = {Request.PCM: b"\0" * 4, Request.FINISH: b"\0" * 4, Request.STATE: b"\0" * 4, Request.BENCH: b"\1\0"}
+        for request, payload in refused_meanwhile.items():
             with pytest.raises(Refusal, match="BENCH is under way") as refused:
                 line.request(request, payload)
             assert refused.value.code == 3
