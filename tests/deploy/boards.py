@@ -45,6 +45,11 @@ def eventful_bundle(seed: int, pcm: np.ndarray) -> Bundle:
 def build_board(bundle: Bundle, folder: Path, build: str = "sanitized") -> Path:
     """Export a bundle and build its ``pdmu-board``."""
     export_c(bundle, folder)
+    return make_board(folder, build)
+
+
+def make_board(folder: Path, build: str) -> Path:
+    """Build the ``pdmu-board`` of an exported folder."""
     flags = " ".join(BUILDS[build])
     done = subprocess.run(["make", "-s", "pdmu-board", f"CFLAGS={flags}"], cwd=folder, capture_output=True, text=True, check=False)
     if build == "sanitized" and "cannot find -l" in done.stderr:
