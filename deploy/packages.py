@@ -1,4 +1,4 @@
-"""Write a bundle as a folder that a microcontroller's own build tool takes: the C runtime, one model, and a program that hears and speaks."""
+"""Write a bundle as a folder that a microcontroller's own build tool takes: the C runtime, one model, and a program for a board."""
 
 from __future__ import annotations
 
