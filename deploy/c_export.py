@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from deploy.c_source import golden_source, model_header, model_source
+from deploy.machines import makefile
 from pdmu.bundle import Bundle
 from pdmu.errors import UserError
 from pdmu.files import write_bytes, write_text
@@ -50,6 +51,7 @@ def export_c(bundle: Bundle, out_dir: Path) -> list[Path]:
     check_limits(bundle)
     runtime = {path.relative_to(RUNTIME): path for path in sorted(RUNTIME.rglob("*")) if path.suffix in KINDS or path.name in BUILD_FILES}
     texts = generated_texts(bundle)
+    texts["machines/machines.mk"] = makefile()
     texts |= {str(name): path.read_text(encoding="utf-8") for name, path in runtime.items() if name.parts[0] != "packaging"}
     return [write_text(Path(out_dir) / name, text) for name, text in texts.items()]
 

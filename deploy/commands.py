@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pdmu.errors import UserError
 
@@ -22,3 +26,13 @@ def report_errors(run: Callable[[], int]) -> int:
             raise
         print(f"error: this needs the package '{package}', which is not installed: pip install 'pdmu[{EXTRAS[package]}]'", file=sys.stderr)
     return 1
+
+
+def recording(path: Path, rate_hz: int) -> NDArray[np.int16]:
+    """Return a recording as int16 at a rate, silent and short ones too: they are signals like others here; `UserError` if unreadable."""
+    from pdmu.data.audio import BadRecording, read_pcm
+
+    try:
+        return read_pcm(path, rate_hz, min_s=0.0, silence_dbfs=-np.inf)
+    except BadRecording as error:
+        raise UserError(f"{path}: {error}; leave it out or repair it") from None

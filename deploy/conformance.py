@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.commands import report_errors
+from deploy.commands import recording, report_errors
 from deploy.conformance_c import TARGETS as PROGRAMS
 from deploy.conformance_c import build_target, check_program, tools_of
 from deploy.finding import Finding, largest_difference
@@ -33,8 +33,7 @@ from pdmu.bundle import Bundle, law_stages, read_bundle, stage_digest
 from pdmu.errors import UserError
 from pdmu.frontend import frontend_init, frontend_step
 from pdmu.golden import golden_pcm
-from pdmu.int_layer import Stages
-from pdmu.state_layout import stage_name, stage_values
+from pdmu.state_layout import law_trace, stage_name, stage_values
 
 TARGETS = ("law", "c", "tflite", *PROGRAMS)
 
@@ -45,7 +44,7 @@ def check_law(bundle: Bundle, signal: str, pcm: NDArray[np.int16]) -> list[Findi
     return [Finding(signal, "law", k, 0 if stage_digest(v) == promised.get(k) else np.inf, 0) for k, v in law_stages(bundle, pcm).items()]
 
 
-def check_c(library: Path, law: Stages, signal: str, pcm: NDArray[np.int16]) -> list[Finding]:
+def check_c(library: Path, law: Mapping[str, NDArray[np.integer]], signal: str, pcm: NDArray[np.int16]) -> list[Finding]:
     """Compare every stage of the C runtime with the law over whole model steps, to the last bit."""
     found = c_stages(library, pcm)
     none = np.zeros(0, np.int16)
@@ -107,7 +106,9 @@ def check_bundle(
 
         graphs = {g.name("").strip(".").removesuffix(".tflite"): build_graph(bundle, g.precision, g.steps) for g in GRAPHS}
     with tempfile.TemporaryDirectory(prefix="pdmu-conformance-") as folder:
-        if "c" in targets and library is None:
+        if "c" not in targets:
+            library = None
+        elif library is None:
             from deploy.c_export import build_shared
 
             library = build_shared(bundle, Path(folder) / "model.so")
@@ -117,11 +118,12 @@ def check_bundle(
                 findings += check_law(bundle, signal, pcm)
             # whole model steps: of an unfinished one, C has convolved the frames that the law still keeps
             whole = pcm[: len(pcm) // bundle.samples_per_step * bundle.samples_per_step]
-            law = law_stages(bundle, whole) if programs or "c" in targets else {}
-            if "c" in targets and library is not None:
-                findings += check_c(library, law, signal, whole)
-            for target, program in programs.items():
-                findings += check_program(program, bundle, law, target, signal, whole)
+            if programs or "c" in targets:
+                law = law_trace(bundle, whole)
+                if library is not None:
+                    findings += check_c(library, law.stages, signal, whole)
+                for target, program in programs.items():
+                    findings += check_program(program, bundle, law, target, signal, whole)
             if graphs:
                 _, features = frontend_step(bundle.frontend, frontend_init(bundle.frontend), pcm)
                 for target, image in graphs.items():
@@ -190,14 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.bundle)
     signals = golden_signals() if args.vectors else {"golden": golden_pcm()}
-    if args.recordings:
-        from pdmu.data.audio import BadRecording, read_pcm
-
-        for path in args.recordings:
-            try:
-                signals[str(path)] = read_pcm(path, bundle.frontend.sample_rate_hz)
-            except BadRecording as error:
-                raise UserError(f"{path}: {error}; leave it out or repair it") from None
+    if args.target == ["law"] and len(signals) + len(args.recordings) > 1:
+        raise UserError("law: it promises answers to the golden signal alone; leave the recordings out, or name another target to compare")
+    signals |= {str(path): recording(path, bundle.frontend.sample_rate_hz) for path in args.recordings}
     targets, left_out = (args.target, []) if args.target else possible_targets(bundle)
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)

@@ -22,11 +22,9 @@ from deploy.toolchain import STRICT, compile_c, need
 from pdmu.bundle import Bundle
 from pdmu.detector import Detector, Event
 from pdmu.errors import UserError
-from pdmu.int_layer import Stages
-from pdmu.state_layout import stage_name, stage_values
+from pdmu.state_layout import LawTrace, split_state, stage_name, stage_values
 
-SMOOTHER = 0  # the stage that the law keeps to itself
-EVENT = 0xF0  # the record of an event, as c/conform/conform.c has it
+EVENT, STATE = 0xF0, 0xF1  # records that are no stages, as c/conform/conform.c has them
 OUTCOMES = {"event": 0, "cut": 1, "too_short": 2, "refractory": 3}
 PROGRAM = ("model_data.c", *SOURCES, "conform/conform.c")
 NATIVE = {
@@ -45,6 +43,7 @@ class Answer(NamedTuple):
 
     stages: dict[str, NDArray[np.integer]]  # flat, in the order of time
     events: list[tuple[int, ...]]  # label, outcome, onset step, end step, peak sum
+    state: bytes  # the struct at the end
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,15 @@ class Program:
         if done.returncode != 0 or not records.exists():
             raise UserError(f"{' '.join(self.command)}: exit status {done.returncode}\n{(done.stderr or done.stdout).strip()[-2000:]}")
         stages: defaultdict[str, list[NDArray[np.integer]]] = defaultdict(list)
-        events = []
+        events, state = [], b""
         for stage, index, values in _records(records.read_bytes()):
             if stage == EVENT:
                 events.append(tuple(int(v) for v in np.frombuffer(values, "<i4")))
-            elif stage != SMOOTHER:
+            elif stage == STATE:
+                state = values
+            else:
                 stages[stage_name(stage, index)].append(stage_values(stage, values))
-        return Answer({name: np.concatenate(parts) for name, parts in stages.items()}, events)
+        return Answer({name: np.concatenate(parts) for name, parts in stages.items()}, events, state)
 
 
 def _records(raw: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -127,26 +128,28 @@ def build_target(bundle: Bundle, target: str, folder: Path) -> Program:
     return Program(folder, (*EMULATORS.get(target, ()), str(out)))
 
 
-def check_program(program: Program, bundle: Bundle, law: Stages, target: str, signal: str, pcm: NDArray[np.int16]) -> list[Finding]:
-    """Compare every stage and every event of a program with the law's, to the last bit.
+def check_program(program: Program, bundle: Bundle, law: LawTrace, target: str, signal: str, pcm: NDArray[np.int16]) -> list[Finding]:
+    """Compare every stage, every event and the state at the end with the law's, to the last bit.
 
     Parameters
     ----------
-    law : mapping
-        Stages of the law over `pcm`.
+    law : LawTrace
+        Of the law over `pcm`.
     pcm : ndarray of int16
         Whole model steps.
     """
     answer = program.answer(pcm)
     none = np.zeros(0, np.int16)
-    where = first_difference(answer.stages, law) or ""
+    where = first_difference(answer.stages, law.stages) or ""
     findings = []
-    for name, expected in law.items():
-        largest = largest_difference(answer.stages.get(name, none), expected)
+    for name in (*law.stages, *(answer.stages.keys() - law.stages.keys())):
+        largest = largest_difference(answer.stages.get(name, none), law.stages.get(name, none))
         findings.append(Finding(signal, target, name, largest, 0, where=where if where.startswith(f"{name},") else ""))
     # a stream told step by step has a cut before what is known one step later; heard at once, the law orders them by their ends
-    same = sorted(answer.events) == sorted(law_events(bundle, law["scores"]))
-    return [*findings, Finding(signal, target, "events", 0 if same else float("inf"), 0)]
+    same = sorted(answer.events) == sorted(law_events(bundle, law.stages["scores"].astype(np.int16)))
+    found = split_state(bundle, answer.state)  # of a member the law says what means anything: its beginning
+    left = max(largest_difference(found[name][: len(values)], values) for name, values in law.state.items())
+    return [*findings, Finding(signal, target, "state", left, 0), Finding(signal, target, "events", 0 if same else float("inf"), 0)]
 
 
 def first_difference(found: Mapping[str, NDArray[np.integer]], law: Mapping[str, NDArray[np.integer]]) -> str | None:

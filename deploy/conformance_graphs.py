@@ -33,8 +33,9 @@ STATE_BOUND: Mapping[str, int] = {"int16x8": 64, "float32": 64}
 GATE_BOUND_Q15: Mapping[str, int] = {"int16x8": 192, "float32": 192}
 # Share, %, of values that may lie further apart than that where layers decide, and of the law's spikes that may fall otherwise, in graphs
 # of one step and of a block from the law's state: a decision changes everything after it in its block. Seen on networks of random weights
-# 1.1 and 25, on the shipped spiking model 1.5 and 18. In a signal of few blocks one of them may differ.
+# 1.1 and 25, on the shipped spiking model 1.5 and 18. A share of few blocks says nothing: a short signal is heard over and over.
 APART_BOUND = (5.0, 40.0)
+LEAST_BLOCKS = 12
 
 
 def check_graph(bundle: Bundle, target: str, image: bytes, signal: str, features: NDArray[np.int16]) -> list[Finding]:
@@ -61,6 +62,8 @@ def check_graph(bundle: Bundle, target: str, image: bytes, signal: str, features
 def _check_decisions(bundle: Bundle, target: str, runner: GraphRunner, signal: str, features: NDArray[np.int16]) -> list[Finding]:
     network, precision = int_model(bundle), target.partition(".")[0]
     state = model_init(network)
+    if len(features):
+        features = np.tile(features, (-(-LEAST_BLOCKS * runner.frames // len(features)), 1))
     apart, of = Counter[str](), Counter[str]()  # values that differ, and of how many: of neurons, of the law's spikes
     undecided = dict.fromkeys(_before_decisions(bundle.model, state), 0.0)  # largest differences of what no decision reaches
     for begin in range(0, len(features), runner.frames):
@@ -78,10 +81,9 @@ def _check_decisions(bundle: Bundle, target: str, runner: GraphRunner, signal: s
                 continue
             apart[name] += int((differences > _state_bound(name, precision)).sum())
             of[name] += int((law[name] > THRESHOLD).sum()) if _is_potential(name) else differences.size
-    least = runner.frames / max(1, len(features))  # one block of a short signal
     out = [Finding(signal, target, name, largest, _state_bound(name, precision)) for name, largest in undecided.items()]
     for name, total in of.items():
-        bound = max(APART_BOUND[runner.steps > 1], 100 * max(least, 1 / max(1, total)))
+        bound = max(APART_BOUND[runner.steps > 1], 100 / max(2, total))  # of a few spikes one may fall otherwise
         out.append(Finding(signal, target, name, 100 * apart[name] / max(1, total), bound, "%"))
     return out
 

@@ -27,7 +27,7 @@ class Finding:
         return self.largest <= self.bound
 
 
-def largest_difference(found: NDArray[Any], expected: NDArray[np.signedinteger]) -> float:
+def largest_difference(found: NDArray[Any], expected: NDArray[np.integer]) -> float:
     """Return the largest difference, infinite between arrays of different sizes."""
     if found.size != expected.size:
         return float("inf")

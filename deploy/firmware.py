@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from deploy.c_export import RUNTIME, SOURCES, export_c
 from deploy.c_text import array
-from deploy.commands import report_errors
-from deploy.machines import MACHINES, build
+from deploy.commands import recording, report_errors
+from deploy.machines import MACHINES, TooLarge, build
 from deploy.toolchain import need
 from pdmu.bundle import Bundle, read_bundle
 from pdmu.errors import UserError
@@ -48,7 +48,7 @@ def build_firmware(bundle: Bundle, machine: str, out: Path, clip: NDArray[np.int
     Raises
     ------
     UserError
-        No compiler for the machine, or the model does not fit in it.
+        No compiler for the machine, or the model (with its clip) does not fit in it (`deploy.machines.TooLarge`).
     """
     target = MACHINES[machine]
     with tempfile.TemporaryDirectory(prefix="pdmu-firmware-") as folder:
@@ -57,9 +57,15 @@ def build_firmware(bundle: Bundle, machine: str, out: Path, clip: NDArray[np.int
         options = [f'-DPDMU_BOARD_NAME="{machine}"', "-O2", *target.defines, *flags]
         sources = ["model_data.c", *SOURCES, *LINK, "firmware/main.c", *target.drivers]
         if clip is not None:
-            write_text(source / "clip.h", f"#define PDMU_CLIP_SAMPLES {len(clip)}\n" + array("int16_t", "pdmu_clip", clip))
+            write_text(source / "clip.h", array("int16_t", "pdmu_clip", clip))
             options.append("-DPDMU_CLIP")
-        image = build(target, source, sources, source / "firmware.elf", options)
+        try:
+            image = build(target, source, sources, source / "firmware.elf", options)
+        except TooLarge as error:
+            if clip is None:
+                raise
+            seconds = len(clip) / bundle.frontend.sample_rate_hz
+            raise TooLarge(f"{error}, with a clip of {seconds:.1f} s in it: try a shorter one first") from None
         return write_bytes(out, image.read_bytes())
 
 
@@ -86,10 +92,16 @@ def run_command(machine: str, image: Path, serial: str, count: bool = False) -> 
         from that of the world.
     """
     kind, _, port = serial.partition(":")
-    line = {"tcp": f"tcp:127.0.0.1:{port},server=on,wait=off,nodelay=on", "pty": "pty", "stdio": "stdio"}.get(kind)
-    if line is None or (kind == "tcp") != port.isdigit():
-        raise UserError(f"--serial {serial}: it is tcp:PORT, pty or stdio")
+    line = {"tcp": f"tcp:127.0.0.1:{port},server=on,wait=off,nodelay=on"}.get(kind, kind)
     return MACHINES[machine].run(image, "-serial", line, *(("-icount", "shift=0") if count else ()))
+
+
+def serial_line(text: str) -> str:
+    """Return the argument of ``--serial`` where it is one."""
+    kind, _, port = text.partition(":")
+    if text not in ("pty", "stdio") and not (kind == "tcp" and port.isdigit() and 0 < int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"'{text}' is none of tcp:PORT (1 … 65535), pty and stdio")
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,34 +118,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="ELF", help="the image (default: BUNDLE-MACHINE.elf beside the bundle)")
     parser.add_argument("--clip", type=Path, metavar="FILE", help="a recording that the board hears over and over")
     parser.add_argument("--run", action="store_true", help="run it under QEMU until interrupted")
-    parser.add_argument("--serial", default="pty", metavar="LINE", help="with --run: tcp:PORT, pty or stdio (default: %(default)s)")
+    parser.add_argument("--serial", type=serial_line, metavar="LINE", help="with --run: tcp:PORT, pty or stdio (default: pty)")
     parser.add_argument("--count", action="store_true", help="with --run: tie the clock to instructions, for pdmu-console bench")
     options = parser.parse_args(arguments)
+    if not options.run and (options.serial or options.count):
+        parser.error("--serial and --count say how to run the firmware: give --run too")
     return report_errors(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
     bundle = read_bundle(options.bundle)
     out = options.out or options.bundle.with_name(f"{options.bundle.stem}-{options.machine}.elf")
-    clip = None
-    if options.clip is not None:
-        from pdmu.data.audio import BadRecording, read_pcm
-
-        try:
-            clip = read_pcm(options.clip, bundle.frontend.sample_rate_hz)
-        except BadRecording as error:
-            raise UserError(f"{options.clip}: {error}") from None
+    command = run_command(options.machine, out, options.serial or "pty", options.count)
+    if options.run:
+        need(command[0])
+    clip = recording(options.clip, bundle.frontend.sample_rate_hz) if options.clip else None
     build_firmware(bundle, options.machine, out, clip, counting(options.machine) if options.count else ())
     print(f"{out}: {out.stat().st_size // 1024} kB with symbols", file=sys.stderr)
-    if not options.run:
-        return 0
-    need(MACHINES[options.machine].qemu[0])
-    command = run_command(options.machine, out, options.serial, options.count)
-    print(f"running {' '.join(command)}\nCtrl+C ends it", file=sys.stderr)
-    try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    if options.run:
+        print(f"running {' '.join(command)}\nCtrl+C ends it", file=sys.stderr, flush=True)
+        os.execvp(command[0], command)  # signals and the exit status are the emulator's
+    return 0
 
 
 if __name__ == "__main__":

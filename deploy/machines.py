@@ -94,6 +94,16 @@ MACHINES = {
 }  # fmt: skip
 
 
+def makefile() -> str:
+    """Return what an exported folder's ``make firmware`` asks about the machines, in make's language."""
+    lines = ["# How the machines differ: generated with the model.", f"MACHINES = {' '.join(MACHINES)}"]
+    for name, machine in MACHINES.items():
+        lines.append(f"CC_{name} = {' '.join(machine.compiler)}")
+        lines.append(f"CFLAGS_{name} = {' '.join((*machine.defines, *BARE, *machine.symbols()))}")
+        lines.append(f"SOURCES_{name} = {' '.join((machine.start, *machine.drivers))}")
+    return "\n".join(lines) + "\n"
+
+
 def build(machine: Machine, folder: Path, sources: Sequence[str], out: Path, flags: Sequence[str] = ("-O2",)) -> Path:
     """Compile sources of an exported folder for a machine.
 

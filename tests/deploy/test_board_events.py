@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from deploy.conformance_c import law_events
-from edge_agent.board import Refusal
-from edge_agent.board_messages import BoardHealth, Outcome, PcmSource
+from edge_agent.board import Board, Refusal
+from edge_agent.board_messages import BoardHealth, Hello, Outcome, PcmSource
 from edge_agent.link import Deframer, Frame, Notice, Request, encode_frame
 from edge_agent.pcm_stream import PcmStream
 from pdmu.state_layout import law_trace, split_state
@@ -57,6 +57,11 @@ def test_a_full_memory_drops_the_oldest_and_counts_them(board: Built) -> None:
         assert (health.pending, health.lost) == (KEPT, len(found) - KEPT)
 
 
+def greeted(line: Board, nonce: int) -> Hello:
+    """Exchange HELLO with a nonce of one's own."""
+    return Hello.unpack(line.request(Request.HELLO, struct.pack("<Q", nonce)))
+
+
 def test_a_run_keeps_its_first_name_until_it_ends(board: Built) -> None:
     with running(board.program) as process:
         first, hello = process.connect()
@@ -65,8 +70,14 @@ def test_a_run_keeps_its_first_name_until_it_ends(board: Built) -> None:
         assert second.nonce != hello.boot == first.nonce == again.boot
         second.reboot()
         assert second.hello().boot == second.nonce
-        second.nonce = 0
-        assert second.hello().boot != 0
+        assert greeted(second, 0).boot == second.nonce
+
+
+def test_a_run_after_a_restart_has_a_name_of_its_own_though_its_line_stayed_open(board: Built) -> None:
+    with running(board.program) as process:
+        line, hello = process.connect()
+        line.reboot()
+        assert line.hello().boot not in (0, hello.boot)
 
 
 def test_before_hello_events_are_kept_and_not_sent(board: Built) -> None:
@@ -81,10 +92,10 @@ def test_before_hello_events_are_kept_and_not_sent(board: Built) -> None:
         assert process.events() == []
         with pytest.raises(Refusal, match="HELLO comes first"):
             line.resend()
-        line.nonce = 0  # no name: a board without one stays silent
-        assert heard_within(process, line, 0.3) == []
-        line.nonce = 77
-        assert line.hello().boot == 77
+        assert greeted(line, 0).boot == 0  # no name: a board without one stays silent
+        line.receive(0.3)
+        assert process.events() == []
+        assert greeted(line, 77).boot == 77
         heard_within(process, line, 0.5)
         assert [e.seq for e in process.events()] == list(range(1, line.hello().next_seq))
 

@@ -44,7 +44,7 @@ def test_law_and_graphs_hold(bundle: Bundle, path: Path, capsys: pytest.CaptureF
 @needs_cc
 def test_c_equals_the_law_at_every_stage(bundle: Bundle) -> None:
     findings = check_bundle(bundle, {"golden": golden_pcm()}, ["c"])
-    assert {f.stage for f in findings} == set(law_stages(bundle, golden_pcm()))
+    assert {f.stage for f in findings} >= set(law_stages(bundle, golden_pcm()))
     assert [f for f in findings if f.largest != 0] == []
 
 
@@ -119,6 +119,11 @@ def test_a_missing_package_names_its_extra(bundle: Bundle, path: Path) -> None:
 def test_unusable_recording_is_one_line(bundle: Bundle, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_bytes(np.arange(50, dtype=np.uint8).tobytes())
-    assert main([str(path), str(bad), "--target", "law"]) == 1
+    assert main([str(path), str(bad), "--target", "law", "--target", "tflite"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ") and "bad.wav" in err and err.count("\n") == 1
+
+
+def test_the_law_alone_has_nothing_to_say_of_recordings(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(path), str(REPO / "demo" / "stream.flac"), "--target", "law"]) == 1
+    assert "answers to the golden signal alone" in capsys.readouterr().err

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.conformance_c import TARGETS, build_target, first_difference, law_events, tools_of
+from deploy.conformance_c import TARGETS, build_target, check_program, first_difference, tools_of
 from deploy.toolchain import missing
-from pdmu.bundle import Bundle, law_stages, read_bundle
+from pdmu.bundle import Bundle, read_bundle
 from pdmu.errors import UserError
 from pdmu.golden import golden_pcm
+from pdmu.state_layout import law_trace
 from tests.conftest import REPO
 from tests.deploy.random_bundle import form_bundle
 
@@ -26,11 +27,9 @@ def test_every_stage_and_event_equals_the_law(target: str, tmp_path: Path) -> No
         pytest.skip(f"{' and '.join(missing(*tools_of(target)))} not installed: {target} is NOT TESTED HERE")
     bundle = shipped("birds" if target == "microbit" else "cough")  # 16 KB of RAM hold the smaller one
     pcm = golden_pcm()[: len(golden_pcm()) // bundle.samples_per_step * bundle.samples_per_step]
-    law = law_stages(bundle, pcm)
-    answer = build_target(bundle, target, tmp_path).answer(pcm)
-    assert first_difference(answer.stages, law) is None
-    assert sorted(answer.events) == sorted(law_events(bundle, law["scores"]))
-    assert set(answer.stages) == set(law)
+    findings = check_program(build_target(bundle, target, tmp_path), bundle, law_trace(bundle, pcm), target, "golden", pcm)
+    assert [f for f in findings if not f.holds] == []
+    assert {"smoother", "features", "scores", "state", "events"} <= {f.stage for f in findings}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -39,10 +38,22 @@ def test_spiking_layers_equal_the_law_on_every_target(target: str, tmp_path: Pat
         pytest.skip(f"{' and '.join(missing(*tools_of(target)))} not installed: {target} is NOT TESTED HERE")
     bundle = form_bundle("top1", "spiking inside")
     pcm = golden_pcm()[: 20 * bundle.samples_per_step]
-    answer = build_target(bundle, target, tmp_path).answer(pcm)
-    law = law_stages(bundle, pcm)
-    assert first_difference(answer.stages, law) is None
-    assert set(answer.stages) == set(law)
+    findings = check_program(build_target(bundle, target, tmp_path), bundle, law_trace(bundle, pcm), target, "golden", pcm)
+    assert [f for f in findings if not f.holds] == []
+
+
+def test_a_program_of_another_state_and_stage_does_not_hold(tmp_path: Path) -> None:
+    if missing(*tools_of("c-O2")):
+        pytest.skip("no C compiler")
+    bundle = form_bundle("softmax", "pdmu")
+    pcm = golden_pcm()[: 20 * bundle.samples_per_step]
+    law, program = law_trace(bundle, pcm), build_target(bundle, "c-O2", tmp_path)
+    law.stages["smoother"][3, 0] += 1
+    law.state["counters"][0] += 2
+    broken = {f.stage: f.largest for f in check_program(program, bundle, law, "c-O2", "golden", pcm) if not f.holds}
+    assert broken == {"smoother": 1, "state": 2}
+    del law.stages["features"]
+    assert "features" in {f.stage for f in check_program(program, bundle, law, "c-O2", "golden", pcm) if not f.holds}
 
 
 def test_the_first_difference_is_named_in_the_order_of_the_computation() -> None:

@@ -1,5 +1,5 @@
 /* pdmu-conform: reads "pcm.bin" (int16 of this machine's byte order, 16 kHz) and writes "records.bin": every stage's integers, call by
- * call, and what the detector makes of the scores. `deploy/conformance_c.py` compares them with the law's.
+ * call, what the detector makes of the scores, and the state at the end. `deploy/conformance_c.py` compares them with the law's.
  *
  * The same program runs on a PC and on bare metal; files in the place of arguments, because a bare board has none. The stream is cut into
  * chunks of changing length: results must not depend on them.
@@ -7,7 +7,7 @@
 #include "io.h"
 #include "model_data.h"
 
-enum { RECORD_EVENT = 0xF0, CHUNK = PDMU_SAMPLES_PER_STEP };
+enum { RECORD_EVENT = 0xF0, RECORD_STATE = 0xF1, CHUNK = PDMU_SAMPLES_PER_STEP };
 
 /* Every record begins with this; no padding, so that it is in the file as it is in memory. */
 typedef struct {
@@ -70,6 +70,7 @@ int main(void) {
         if (got < n * (int32_t)sizeof *pcm) break;
     } while (got > 0);
     record_events(pdmu_detector_finish(&pdmu_detector_data, &detector, events));
+    record_stage(NULL, RECORD_STATE, 0, &stream.state, (int32_t)sizeof stream.state);
     pdmu_io_exit(0);
     return 0;
 }

@@ -49,7 +49,8 @@ static uint32_t stack_free(void *context) {
 }
 
 #if defined(PDMU_CLIP)
-#include "clip.h" /* generated: pdmu_clip, PDMU_CLIP_SAMPLES of it */
+#include "clip.h" /* generated: int16_t pdmu_clip[] */
+#define CLIP_SAMPLES ((uint32_t)(sizeof pdmu_clip / sizeof *pdmu_clip))
 
 static uint32_t clip_at, clip_given, clip_start_ms;
 
@@ -68,7 +69,7 @@ static int32_t next_samples(void *context, int16_t *pcm, int32_t n) {
     if ((uint32_t)n > due) n = (int32_t)due;
     for (int32_t i = 0; i < n; i++) {
         pcm[i] = pdmu_clip[clip_at];
-        clip_at = clip_at + 1 == PDMU_CLIP_SAMPLES ? 0 : clip_at + 1;
+        clip_at = clip_at + 1 == CLIP_SAMPLES ? 0 : clip_at + 1;
     }
     clip_given += (uint32_t)n;
     return n;
