@@ -1,5 +1,4 @@
-"""Write a bundle as a folder that a microcontroller's own build tool takes: the C runtime, one model, and a program that hears a microphone and
-speaks to a host."""
+"""Write a bundle as a folder that a microcontroller's own build tool takes: the C runtime, one model, and a program for a board."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_a_cut_line_is_taken_up_where_it_was(board: Built) -> None:
 
 
 def lent_to_nobody(process: Running, clip_s: float) -> tuple[int, int]:
-    """Let a board hear its clip, then a host's stream under trace, then nothing of the host; return the next event's number after each of two."""
+    """Let a board hear its clip, then a host's stream under trace, then no more; return the numbers of the next event after either."""
     line, hello = process.connect()
     assert hello.source == PcmSource.CLIP
     heard_within(process, line, clip_s)
