@@ -64,7 +64,7 @@ def test_a_run_keeps_its_first_name_until_it_ends(board: Built) -> None:
         assert second.nonce != hello.boot == first.nonce == again.boot
         second.reboot()
         assert second.hello().boot == second.nonce
-        second.nonce = 0
+        second.request(Request.HELLO, bytes(8))
         assert second.hello().boot != 0
 
 
@@ -80,9 +80,11 @@ def test_before_hello_events_are_kept_and_not_sent(board: Built) -> None:
         assert process.events() == []
         with pytest.raises(Refusal, match="HELLO comes first"):
             line.resend()
-        line.nonce = 0  # no name: a board without one stays silent
-        assert heard_within(process, line, 0.3) == []
-        line.nonce = 77
+        for _ in range(3):
+            line.request(Request.HELLO, bytes(8))  # no name: a board without one stays silent
+            line.receive(0.1)
+        assert process.events() == []
+        line.request(Request.HELLO, struct.pack("<Q", 77))
         assert line.hello().boot == 77
         heard_within(process, line, 0.5)
         assert [e.seq for e in process.events()] == list(range(1, line.hello().next_seq))

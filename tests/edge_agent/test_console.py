@@ -189,6 +189,14 @@ def test_detections_that_wait_for_somebody_are_not_taken_by_accident(capsys: pyt
     assert run(capsys, "stream", wav, "--port", line, "--json")[0] == 0  # its own it has taken
 
 
+def test_files_are_looked_at_before_the_board(capsys: pytest.CaptureFixture[str], bundle_path: Path, wav: Path) -> None:
+    nowhere = ("--port", "socket://127.0.0.1:1")
+    for arguments in (("stream", wav.parent / "no.wav"), ("verify", "--bundle", bundle_path, wav, wav.parent / "no.wav")):
+        status, out, err = run(capsys, *arguments, *nowhere)
+        assert (status, out) == (1, "")
+        assert err == f"error: {wav.parent / 'no.wav'}: cannot be read: No such file or directory\n"
+
+
 def test_what_was_heard_before_goes_on_afterwards(capsys: pytest.CaptureFixture[str], board_program: Path, wav: Path) -> None:
     with running_board(board_program, "--pty", "--source", "clip", "--pace") as line:
         assert run(capsys, "stream", wav, "--port", line, "--discard")[0] == 0
@@ -304,11 +312,29 @@ def test_monitor_on_a_terminal_leaves_with_its_key(line: str) -> None:
 
 
 def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["hello", "--port", "usb0"], ["stream"], ["bench", "--hops", "0"], []):
+    for arguments in (["hello", "--port", "usb0"], ["stream"], []):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
     assert "usage: pdmu-console" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--hops", "0"], "argument --hops: '0' is not a positive whole number"),
+        (["bench", "--hops", "65536"], "argument --hops: 65536 is more than 65535"),
+        (["hello", "--baud", "0"], "argument --baud: '0' is not a positive whole number"),
+        (["stream", "a.wav", "--rate", "x"], "argument --rate: 'x' is not a positive whole number"),
+        (["monitor", "--seconds", "nan"], "argument --seconds: 'nan' is not a positive number of seconds"),
+        (["monitor", "--seconds", "-1"], "argument --seconds: '-1' is not a positive number of seconds"),
+    ],
+)
+def test_wrong_numbers_are_named(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {message}\n")
 
 
 @pytest.mark.parametrize("command", ["monitor", "hello", "verify", "stream", "bench", "bridge"])
