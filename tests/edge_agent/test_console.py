@@ -27,7 +27,6 @@ from edge_agent.board_messages import PcmSource
 from edge_agent.cli import main as agent_main
 from edge_agent.console.cli import main
 from edge_agent.link import Frame, Notice, Request, encode_frame
-from edge_agent.pcm_stream import PcmStream
 from edge_agent.serial_port import SerialPort, parse_address
 from tests.edge_agent.conftest import WAIT_S, console_process, wait_until
 from tests.helpers import scene, tiny_bundle
@@ -173,35 +172,12 @@ def test_bench(capsys: pytest.CaptureFixture[str], line: str) -> None:
     assert re.search(r"^network +\d+\.\d$", out, re.MULTILINE)
 
 
-def test_detections_that_wait_for_somebody_are_not_taken_by_accident(capsys: pytest.CaptureFixture[str], line: str, wav: Path) -> None:
-    board, _ = connect(parse_address(line), None)
-    board.reset(PcmSource.SERIAL)
-    stream = PcmStream(board)
-    stream.push(scene([(0.5, 1.0)], 2))
-    stream.drain()
-    assert board.finish(stream.samples) == 1
-    board.port.close()
-    status, out, err = run(capsys, "stream", wav, "--port", line, "--json")
-    assert (status, out) == (1, "")
-    assert "the board keeps 1 detections that nobody has taken yet" in err
-    status, out, _ = run(capsys, "stream", wav, "--port", line, "--json", "--discard")
-    assert (status, len(lines_of(out))) == (0, 2)
-    assert run(capsys, "stream", wav, "--port", line, "--json")[0] == 0  # its own it has taken
-
-
 def test_files_are_looked_at_before_the_board(capsys: pytest.CaptureFixture[str], bundle_path: Path, wav: Path) -> None:
     nowhere = ("--port", "socket://127.0.0.1:1")
     for arguments in (("stream", wav.parent / "no.wav"), ("verify", "--bundle", bundle_path, wav, wav.parent / "no.wav")):
         status, out, err = run(capsys, *arguments, *nowhere)
         assert (status, out) == (1, "")
         assert err == f"error: {wav.parent / 'no.wav'}: cannot be read: No such file or directory\n"
-
-
-def test_what_was_heard_before_goes_on_afterwards(capsys: pytest.CaptureFixture[str], board_program: Path, wav: Path) -> None:
-    with running_board(board_program, "--pty", "--source", "clip", "--pace") as line:
-        assert run(capsys, "stream", wav, "--port", line, "--discard")[0] == 0
-        (r,) = lines_of(run(capsys, "hello", "--port", line, "--json")[1])
-    assert r["source"] == "clip"
 
 
 def test_a_line_cut_in_the_middle_is_one_error(board_program: Path, tmp_path: Path) -> None:

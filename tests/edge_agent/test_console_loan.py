@@ -16,8 +16,9 @@ import soundfile as sf
 from benchmarks.board_program import build_board, running_board
 from edge_agent.board import connect
 from edge_agent.board_messages import PcmSource
-from edge_agent.link import Frame, Notice
-from edge_agent.serial_port import parse_address
+from edge_agent.console.session import fed, session
+from edge_agent.link import Deframer, Frame, Notice, Request
+from edge_agent.serial_port import SerialPort, parse_address
 from tests.edge_agent.conftest import WAIT_S, console_process, wait_until
 from tests.edge_agent.test_console import lines_of, run
 from tests.helpers import scene
@@ -98,3 +99,28 @@ def test_a_source_that_is_not_known_is_not_borrowed(capsys: pytest.CaptureFixtur
         status, out, err = run(capsys, "bench", "--port", line)
         assert (status, out) == (1, "")
         assert err == "error: the board hears from unknown (9), which this program does not know: update pdmu\n"
+
+
+def test_what_is_kept_is_looked_at_when_nothing_more_can_come(
+    capsys: pytest.CaptureFixture[str], hearing_line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    write = SerialPort.write
+
+    def noted(port: SerialPort, data: bytes) -> None:
+        asked.extend(Request(item.type).name for item in Deframer().feed(data) if isinstance(item, Frame))
+        write(port, data)
+
+    monkeypatch.setattr(SerialPort, "write", noted)
+    assert run(capsys, "bench", "--port", hearing_line, "--discard")[0] == 0
+    assert [x for x in asked if x != "LABEL"] == [
+        "HELLO", "RESET", "RESEND", "ACK", "BENCH", "HELLO", "RESET", "HELLO", "TRACE", "RESET"
+    ]  # fmt: skip
+
+
+def test_what_a_board_hears_of_its_own_again_is_left_to_it(hearing_line: str) -> None:
+    with session(parse_address(hearing_line), None) as met, fed(met, discard=True):
+        met.board.reset(PcmSource.CLIP)  # as a board does that has heard nobody for long
+        before = met.board.hello().next_seq
+        wait_until(lambda: met.board.hello().next_seq > before, "a detection")
+    assert kept_by(hearing_line)[0] >= 1
