@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import struct
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept, Outcome, PcmSource, ProtocolError
+from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept, Label, Outcome, PcmSource, ProtocolError
 from edge_agent.config import AgentConfig, NodeConfig
 from edge_agent.console.board_clock import WRAP, BoardClock
+from edge_agent.console.heard import board_model
 from edge_agent.console.intake import Answer, Intake
 from edge_agent.events import SCHEMA_DIR, Detection, ModelFacts, ModelInfo
 from edge_agent.outbox import Outbox
 from pdmu.errors import UserError
+from tests.helpers import tiny_bundle
 
 RATE_HZ, STEP = 16000, 512
 UP_MS = 60_000
@@ -201,6 +204,16 @@ def test_an_event_of_an_earlier_stream_is_dated_by_its_arrival(end_s: int) -> No
     clock.observe(RATE_HZ, 3_600_000, 10.0)  # an hour after its start, a second after a RESET
     assert clock.age_s(end_s * RATE_HZ, 10.0) == 0.0
     assert clock.age_s(RATE_HZ // 2, 10.0) == 0.5  # and those of this one by the count, as before
+
+
+def test_a_known_bundle_names_the_model_in_full(tmp_path: Path) -> None:
+    hello = Hello(1, 0, STEP, RATE_HZ, 7, 9, 0, 1, 2, 3, 0, "b", "f", "cut short", "1.2", "a" * 64, "0" * 16)
+    labels = [Label(0, 49152, "cough")]
+    assert board_model(hello, labels, None).info == ModelInfo("cut short", "1.2", "a" * 64, "c", "int16x8")
+    bundle = tiny_bundle(tmp_path / "m.pdmu")
+    info = board_model(hello, labels, replace(bundle, info={"name": "cut short by the board", "version": "1.2.3"})).info
+    assert (info.name, info.version) == ("cut short by the board", "1.2.3")
+    assert board_model(hello, labels, replace(bundle, info={})).info.name == "cut short"
 
 
 def test_payloads_are_packed_as_the_protocol_says() -> None:
