@@ -190,7 +190,8 @@ def main() -> None:
                 rows.append(measure(models, steps, hidden, arguments.turns, device))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     settings = {"taps": TAPS, "sequential_steps": SEQUENTIAL_STEPS, "threads": arguments.threads, "device": device.type}
-    report("speed_profile" if arguments.profile else "speed", {**settings, "turns": arguments.turns, "rows": rows}, arguments.out)
+    what = "speed_profile" if arguments.profile else "speed_forms" if arguments.engines else "speed"
+    report(what, {**settings, "turns": arguments.turns, "rows": rows}, arguments.out)
 
 
 if __name__ == "__main__":

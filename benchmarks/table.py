@@ -27,7 +27,7 @@ PAPER: dict[str, tuple[int, dict[str, float]]] = {
 }
 
 MOST_COMMITS = 4  # named under a table
-STEPPED = ("pdmu-sequential", "sdmu-snntorch")  # of the speed benchmark's models
+STEPPED = ("pdmu-sequential", "sdmu-snntorch", "states:sequential")  # of the speed benchmark's models
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -150,7 +150,7 @@ def speed_ratios(speed: Mapping[str, Any]) -> tuple[str, str]:
 def speed_table(speed: Mapping[str, Any]) -> str:
     """Return how many times faster than LSTM each model trains, and the memory it adds."""
     key, what = speed_ratios(speed)
-    models = [m for m in speed["rows"][0]["ms"] if ":" not in m]
+    models = list(dict.fromkeys(m for row in speed["rows"] for m in row["ms"]))
     body = []
     for row in speed["rows"]:
         cells = [f"{row['T']} / {row['H']} / {row['batch']}"]
@@ -319,6 +319,7 @@ def details(results: Results) -> str:
         sections.append((title, sequence_table(result), [result]))
     for title, benchmark, make in (
         ("Training speed", "speed", speed_table),
+        ("Training speed, forms of the memory and step by step", "speed_forms", speed_table),
         ("Where training's time goes", "speed_profile", profile_table),
         ("Spiking neurons against snnTorch", "lif", lif_table),
         ("Memory capacity", "memory_capacity", capacity_table),
