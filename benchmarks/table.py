@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
+from benchmarks.mcu.tables import chain_table, headline, reference_table, words
 
 README = ROOT / "README.md"
 DETAILS = Path(__file__).with_name("README.md")
@@ -242,6 +243,17 @@ def operations_table(result: Mapping[str, Any]) -> str:
     return words + "\n" + table([*head, "energy, nJ (estimate)", "network"], body)
 
 
+def mcu_table(result: Mapping[str, Any]) -> str:
+    """Return what the C runtime takes of microcontrollers."""
+    parts = [words(result)]
+    for name, entry in result["bundles"].items():
+        macs = f"{entry['macs_per_step']:,.0f} multiply-adds a model step"
+        parts.append(f"`models/{name}.pdmu`, {macs}:\n\n{table(*chain_table(result, name))}")
+    macs = f"{result['reference']['macs_per_step']:,.0f} multiply-adds a step"
+    cell = f"A recurrent cell of 40 inputs, order 32, hidden 64, 8 taps and 12 classes, {macs}:"
+    return "\n".join([*parts, f"{cell}\n\n{table(*reference_table(result))}", f"{'; '.join(result['tools'].values())}.\n"])
+
+
 def brief_gain(gain: Mapping[str, Any]) -> str:
     """Return what the gate brings in a few words; `gate_sentence` says it whole."""
     points = f"{100 * gain['mean']:+.2f}".replace("-", "−") + (f" ± {100 * gain['sd']:.2f}" if gain["sd"] is not None else "")
@@ -273,6 +285,7 @@ def headline_rows(results: Results) -> list[tuple[str, str, str]]:
             ratios = [row[key][model] for row in speed["rows"] if model in row.get(key, {})]
             if ratios:
                 rows.append((f"{model.upper()} in training, × `nn.LSTM` of equal width", span(ratios, ".1f"), how))
+    rows += [line for mcu in of_kind(results, "mcu") for line in headline(mcu)]
     for lif in of_kind(results, "lif"):
         ratios = [row["times_faster_than_snntorch"][row["fastest"]] for row in lif["rows"]]
         how = f"`lif`: the fastest form at each of {len(ratios)} sizes, forward and backward, the same spikes"
@@ -324,6 +337,7 @@ def details(results: Results) -> str:
         sections += [(title, make(result), [result]) for result in of_kind(results, benchmark)]
     for result in of_kind(results, "operations"):
         sections.append((f"Operations and energy: {result['task']}", operations_table(result), [result]))
+    sections += [("Microcontrollers", mcu_table(result), [result]) for result in of_kind(results, "mcu")]
     if not sections:
         return "Nothing is measured yet.\n"
     return "\n".join(f"## {title}\n\n{text}\n{where(of)}\n" for title, text, of in sections)
