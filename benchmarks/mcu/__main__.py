@@ -1,8 +1,8 @@
 """Flash, RAM and exact instructions of the C runtime on microcontrollers:  python -m benchmarks.mcu --out benchmarks/results/mcu.json
 
-QEMU emulates the boards and a plugin of ours counts the instructions executed; cycles are not modelled. The estimated load assumes one cycle
-an instruction: a real Cortex-M4 takes more for loads of several words, taken branches and flash wait states, a dual-issue M7 fewer. Scores are
-compared with the integer law's, and one that differs ends the benchmark.
+QEMU emulates the boards and a plugin of ours counts the instructions executed; cycles are not modelled. The estimated load assumes one
+cycle an instruction: a real Cortex-M4 takes more for loads of several words, taken branches and flash wait states, a dual-issue M7 fewer.
+Scores are compared with the integer law's, and one that differs ends the benchmark.
 """
 
 from __future__ import annotations

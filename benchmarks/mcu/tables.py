@@ -48,10 +48,10 @@ def reference_table(result: Mapping[str, Any]) -> Table:
 def words(result: Mapping[str, Any]) -> str:
     """Say what was measured, and what was not."""
     return (
-        f"Compiled with `{result['optimisation']}`, run by QEMU over {result['signal']}; every score equals the integer law's. Instructions "
-        "are exact, counted by a plugin, here a hop of audio; cycles are not modelled: the load assumes one an instruction and is an "
-        "**estimate**. Flash is code and constants without start-up and drivers; stack is the deepest seen, start-up's included. An operation "
-        "is one multiply-add of the network. `int16 weights` are compiled with `PDMU_WIDE_WEIGHTS`."
+        f"Compiled with `{result['optimisation']}`, run by QEMU over {result['signal']}; every score equals the integer law's. "
+        "Instructions are exact, counted by a plugin, here a hop of audio; cycles are not modelled: the load assumes one an instruction "
+        "and is an **estimate**. Flash is code and constants without start-up and drivers; stack is the deepest seen, start-up's included. "
+        "An operation is one multiply-add of the network. `int16 weights` are compiled with `PDMU_WIDE_WEIGHTS`."
     )
 
 
