@@ -10,17 +10,24 @@ static PDMU_INLINE int32x4_t pdmu_weights4(const int16_t *w) { return vldrhq_s32
 static PDMU_INLINE int32x4_t pdmu_weights4(const int8_t *w) { return vldrbq_s32(w); }
 #endif
 
+/* Eight weights, and on to the next: told to the compiler so that it increments where it loads. */
+static PDMU_INLINE int16x8_t pdmu_next8(const pdmu_weight **w) {
+    const int16x8_t v = pdmu_weights8(*w);
+    *w += 8;
+    __asm__("" : "+r"(*w));
+    return v;
+}
+
 /* The sums of four rows over n / 8 > 0 blocks; the weights after them are returned. */
 static PDMU_INLINE const pdmu_weight *pdmu_blocks(const pdmu_weight *w, const int16_t *x, int32_t n, int32_t acc[4]) {
     int32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3], blocks = n >> 3;
     do {
         const int16x8_t v = vldrhq_s16(x);
-        a = vmladavaq_s16(a, v, pdmu_weights8(w));
-        b = vmladavaq_s16(b, v, pdmu_weights8(w + 8));
-        c = vmladavaq_s16(c, v, pdmu_weights8(w + 16));
-        d = vmladavaq_s16(d, v, pdmu_weights8(w + 24));
         x += 8;
-        w += 32;
+        a = vmladavaq_s16(a, v, pdmu_next8(&w));
+        b = vmladavaq_s16(b, v, pdmu_next8(&w));
+        c = vmladavaq_s16(c, v, pdmu_next8(&w));
+        d = vmladavaq_s16(d, v, pdmu_next8(&w));
     } while (--blocks);
     acc[0] = a;
     acc[1] = b;
