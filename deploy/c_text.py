@@ -64,7 +64,8 @@ def dense(
     matrix = (stored.reshape(len(stored), -1) if weight is None else weight).astype(np.int64)
     tensors = [None if key is None else np.asarray(bundle.tensors[f"{prefix}.{key}"]).astype(np.int64) for key in keys[1:]]
     name = f"{prefix}_{keys[0]}"
-    blocked = _blocks(matrix, layout) if _fits_quads(matrix, *tensors, scaled=keys[3] != SUM_OF_LAYER) else None
+    bias, mult, shift = tensors
+    blocked = _blocks(matrix, layout) if _fits_quads(matrix, bias, mult, shift, scaled=keys[3] != SUM_OF_LAYER) else None
     plain = matrix.T if layout in (Layout.COLUMNS, Layout.TAPS) else matrix
     parts.append(array("PDMU_ALIGNED pdmu_weight", name, plain if blocked is None else blocked))
     names = [name]
@@ -75,7 +76,7 @@ def dense(
             parts.append(array(ctype, names[-1], values))
     names.append("NULL" if blocked is None else f"{name}_quads")
     if blocked is not None:
-        parts.append(array("int32_t", names[-1], _quads(len(matrix), *tensors)))
+        parts.append(array("int32_t", names[-1], _quads(len(matrix), bias, mult, shift)))
     return f"{{{len(matrix)}, {matrix.shape[1]}, {', '.join(names)}}}"
 
 

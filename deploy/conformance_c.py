@@ -30,11 +30,18 @@ PROGRAM = ("model_data.c", *SOURCES, "conform/conform.c")
 NATIVE = {
     "c-O0": ("cc", "-O0"),
     "c-O2": ("cc", "-O2"),
+    "c-wide": ("cc", "-O2", "-DPDMU_WIDE_WEIGHTS"),
     "c-sanitized": ("cc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "arm64": ("aarch64-linux-gnu-gcc", "-O2", "-static"),
 }
 EMULATORS = {"arm64": ("qemu-aarch64-static",)}
-TARGETS = (*NATIVE, *MACHINES)
+# Every kernel that a machine's compiler does not choose by itself.
+KERNELS = {
+    "mps2-an386-portable": ("mps2-an386", "-DPDMU_PORTABLE"),
+    "mps2-an386-wide": ("mps2-an386", "-DPDMU_WIDE_WEIGHTS"),
+    "mps3-an547-wide": ("mps3-an547", "-DPDMU_WIDE_WEIGHTS"),
+}
+TARGETS = (*NATIVE, *MACHINES, *KERNELS)
 RUN_S = 1800.0  # an emulated board at a thirtieth of real time, and a stream of a minute
 
 
@@ -105,8 +112,9 @@ def law_events(bundle: Bundle, scores: NDArray[np.int16]) -> list[tuple[int, ...
 
 def tools_of(target: str) -> list[str]:
     """Return the programs that a target needs."""
-    if target in MACHINES:
-        return [MACHINES[target].compiler[0], MACHINES[target].qemu[0]]
+    if target not in NATIVE:
+        machine = MACHINES[KERNELS.get(target, (target,))[0]]
+        return [machine.compiler[0], machine.qemu[0]]
     return [NATIVE[target][0], *EMULATORS.get(target, ())]
 
 
@@ -121,9 +129,10 @@ def build_target(bundle: Bundle, target: str, folder: Path) -> Program:
     need(*tools_of(target))
     export_c(bundle, folder)
     out = folder / "pdmu-conform"
-    if target in MACHINES:
-        build(MACHINES[target], folder, (*PROGRAM, "conform/io_semihost.c"), out)
-        return Program(folder, MACHINES[target].run(out))
+    if target not in NATIVE:
+        name, *flags = KERNELS.get(target, (target,))
+        build(MACHINES[name], folder, (*PROGRAM, "conform/io_semihost.c"), out, ("-O2", *flags))
+        return Program(folder, MACHINES[name].run(out))
     compile_c(folder, [NATIVE[target][0], *STRICT, *NATIVE[target][1:], *PROGRAM, "conform/io_posix.c", "-o", str(out)])
     return Program(folder, (*EMULATORS.get(target, ()), str(out)))
 

@@ -131,16 +131,16 @@ static PDMU_NOINLINE void delayed_sum(const pdmu_layer *l, void *state, int32_t 
     const int32_t n = l->taps, length = n * l->dilation;
     int16_t *ring_p = pdmu_at(state, l->state_p);
     int16_t *ring_g = l->gate == PDMU_GATE_SOFTMAX ? pdmu_at(state, l->state_g) : NULL;
-    for (int32_t i = 0; i < h; i++) acc[i] = (int64_t)p[i] * 32768;
-    for (int32_t i = 1; i <= n; i += 4) { /* four taps at a time, those beyond the last with weight zero */
-        int16_t weight[4] = {0, 0, 0, 0};
-        const int16_t *from[4] = {p, p, p, p};
-        for (int32_t k = 0; k < 4 && i + k <= n; k++) {
+    for (int32_t i = 0; i < h; i++) acc[i] = p[i] * 32768;
+    for (int32_t i = 1; i <= n; i += 8) { /* eight taps at a time, those beyond the last with weight zero */
+        int16_t weight[8] = {0};
+        int32_t offset[8] = {0};
+        for (int32_t k = 0; k < 8 && i + k <= n; k++) {
             const int32_t back = *position - (i + k) * l->dilation, slot = back < 0 ? back + length : back;
             weight[k] = ring_g ? ring_g[slot * n + i + k - 1] : (int16_t)l->uniform_q15;
-            from[k] = ring_p + slot * h;
+            offset[k] = slot * h;
         }
-        pdmu_axpy4(acc, weight, from, h);
+        pdmu_delay_taps(acc, ring_p, offset, weight, h);
     }
     pdmu_copy(ring_p + *position * h, p, h);
     if (ring_g) pdmu_copy(ring_g + *position * n, g, n);
@@ -194,9 +194,7 @@ static PDMU_INLINE int16_t mixed(const pdmu_layer *l, int32_t r, int64_t delayed
     int64_t sum = (int64_t)pdmu_rshift_round_low(delayed, 15) * l->mult_t[r] + direct * l->x.mult[r];
     if (l->mult_r) sum += (int64_t)x[r] * l->mult_r[r];
     const uint32_t shift = l->x.shift[r];
-    if (sum <= 0) return 0;
-    if (shift >= 32) return pdmu_clamp16(pdmu_rshift_round(sum, shift), 0);
-    return sum >> 32 >> (shift - 1u) ? PDMU_I16_MAX : (int16_t)pdmu_clamp16(pdmu_rshift_round_low(sum, shift), 0);
+    return sum <= 0 ? 0 : pdmu_clamp16(shift < 32 ? pdmu_rshift_round31(sum, shift) : pdmu_rshift_round(sum, shift), 0);
 }
 
 /* h = relu(t mt + (W_x x + b) mx + x mr) */
@@ -206,7 +204,10 @@ static PDMU_NOINLINE void mix(const pdmu_layer *l, const int64_t *acc, const int
     for (int32_t r = 0; quads && r < l->hidden; r += 4, quads += 12, w += 4 * l->inputs) {
         int32_t direct[4] = {quads[0], quads[1], quads[2], quads[3]};
         pdmu_dot4(w, x, l->inputs, direct);
-        for (int32_t k = r; k < r + 4; k++) h[k] = mixed(l, k, acc[k], direct[k - r], x);
+        h[r] = mixed(l, r, acc[r], direct[0], x);
+        h[r + 1] = mixed(l, r + 1, acc[r + 1], direct[1], x);
+        h[r + 2] = mixed(l, r + 2, acc[r + 2], direct[2], x);
+        h[r + 3] = mixed(l, r + 3, acc[r + 3], direct[3], x);
     }
     for (int32_t r = 0; !quads && r < l->hidden; r++, w += l->inputs) {
         h[r] = mixed(l, r, acc[r], pdmu_dot(w, x, l->inputs) + l->x.bias[r], x);

@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+#if defined(__ARM_FEATURE_MVE) && !defined(PDMU_PORTABLE)
+#include <arm_mve.h>
+#endif
+
 /* C99 leaves the right shift of a negative number to the implementation; the law needs the arithmetic one. */
 typedef char pdmu_assert_arithmetic_shift[((int64_t)-3 >> 1) == -2 ? 1 : -1];
 
@@ -15,15 +19,23 @@ static inline int64_t pdmu_rshift_round(int64_t v, uint32_t s) { return (v + (IN
 
 /* The same for s from 1 to 31: cheaper where a register has 32 bits. */
 static inline int64_t pdmu_rshift_round31(int64_t v, uint32_t s) {
+#if defined(__ARM_FEATURE_MVE) && !defined(PDMU_PORTABLE)
+    return sqrshrl(v, (int32_t)s);
+#else
     const uint64_t sum = (uint64_t)v + (UINT32_C(1) << (s - 1u));
     const uint32_t low = (uint32_t)sum >> s | (uint32_t)(sum >> 32) << (32u - s);
     return (int64_t)((uint64_t)(uint32_t)((int32_t)(uint32_t)(sum >> 32) >> s) << 32 | low);
+#endif
 }
 
 /* The same where int32 holds the quotient. */
 static inline int32_t pdmu_rshift_round_low(int64_t v, uint32_t s) {
+#if defined(__ARM_FEATURE_MVE) && !defined(PDMU_PORTABLE)
+    return (int32_t)sqrshrl(v, (int32_t)s);
+#else
     const uint64_t sum = (uint64_t)v + (UINT32_C(1) << (s - 1u));
     return (int32_t)((uint32_t)sum >> s | (uint32_t)(sum >> 32) << (32u - s));
+#endif
 }
 
 /* v / 2^32, rounded so: the high word and the bit below it. */

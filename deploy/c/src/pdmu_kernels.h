@@ -33,9 +33,6 @@ static inline void pdmu_memory_rows_c(const int16_t *a, const int16_t *m, const 
 #include "pdmu_kernels_portable.h"
 #endif
 
-/* Sums of 256 products of int8 and int16 stay below 2^30: in int32, where compilers are fast. */
-#define PDMU_DOT_BLOCK 256
-
 static inline int32_t pdmu_leading_zeros(uint32_t v) { /* v > 0 */
 #if defined(__GNUC__) && !defined(__AVR__)
     return __builtin_clzl(v) - (int32_t)(8 * (sizeof(unsigned long) - sizeof v));
@@ -45,6 +42,10 @@ static inline int32_t pdmu_leading_zeros(uint32_t v) { /* v > 0 */
     return n;
 #endif
 }
+
+#if !defined(PDMU_MVE)
+/* Sums of 256 products of int8 and int16 stay below 2^30: in int32, where compilers are fast. */
+#define PDMU_DOT_BLOCK 256
 
 /* Sum of w[i] * x[i], exact. */
 static inline int64_t pdmu_dot(const pdmu_weight *w, const int16_t *x, int32_t n) {
@@ -60,5 +61,6 @@ static inline int64_t pdmu_dot(const pdmu_weight *w, const int16_t *x, int32_t n
     }
     return total;
 }
+#endif
 
 #endif

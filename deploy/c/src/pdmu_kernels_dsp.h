@@ -180,7 +180,8 @@ PDMU_ASM_FUNCTION pdmu_memory_asm(PDMU_UNUSED const int16_t *a, PDMU_UNUSED cons
         "pop {r4-r11, pc}\n");
 }
 
-static PDMU_INLINE void pdmu_memory_rows(const int16_t *a, const int16_t *m, const int16_t *b, int32_t u, int16_t *next, int32_t d, uint32_t ka) {
+static PDMU_INLINE void pdmu_memory_rows_dsp(const int16_t *a, const int16_t *m, const int16_t *b, int32_t u, int16_t *next, int32_t d,
+                                             uint32_t ka) {
     if (d % 2 == 0 && pdmu_is_aligned(a, m)) {
         pdmu_memory_asm(a, m, b, u, next, d, ka);
     } else {
@@ -201,16 +202,22 @@ static PDMU_INLINE pdmu_pair pdmu_tops(pdmu_pair a, pdmu_pair b) {
     return v;
 }
 
-/* acc[i] += g[0] * p[0][i] + ... + g[3] * p[3][i] */
-static PDMU_INLINE void pdmu_axpy4(int64_t *acc, const int16_t g[4], const int16_t *const p[4], int32_t n) {
-    const pdmu_pair g01 = pdmu_load_pair(g), g23 = pdmu_load_pair(g + 2);
-    const int16_t *p0 = p[0], *p1 = p[1], *p2 = p[2], *p3 = p[3];
+/* acc[i] += the sum of weight[k] * ring[offset[k] + i] over four taps */
+static PDMU_INLINE void pdmu_four_taps(int64_t *acc, const int16_t *ring, const int32_t *offset, const int16_t *weight, int32_t n) {
+    const pdmu_pair w01 = pdmu_load_pair(weight), w23 = pdmu_load_pair(weight + 2);
+    const int16_t *p0 = ring + offset[0], *p1 = ring + offset[1], *p2 = ring + offset[2], *p3 = ring + offset[3];
     for (int64_t *const end = acc + (n & ~1); acc < end; acc += 2, p0 += 2, p1 += 2, p2 += 2, p3 += 2) {
         const pdmu_pair v0 = pdmu_load_pair(p0), v1 = pdmu_load_pair(p1), v2 = pdmu_load_pair(p2), v3 = pdmu_load_pair(p3);
-        acc[0] = __smlald(pdmu_bottoms(v2, v3), g23, __smlald(pdmu_bottoms(v0, v1), g01, acc[0]));
-        acc[1] = __smlald(pdmu_tops(v2, v3), g23, __smlald(pdmu_tops(v0, v1), g01, acc[1]));
+        acc[0] = __smlald(pdmu_bottoms(v2, v3), w23, __smlald(pdmu_bottoms(v0, v1), w01, acc[0]));
+        acc[1] = __smlald(pdmu_tops(v2, v3), w23, __smlald(pdmu_tops(v0, v1), w01, acc[1]));
     }
-    if (n & 1) *acc += (int64_t)(g[0] * *p0) + g[1] * *p1 + (int64_t)(g[2] * *p2) + g[3] * *p3;
+    if (n & 1) *acc += (int64_t)(weight[0] * *p0) + weight[1] * *p1 + (int64_t)(weight[2] * *p2) + weight[3] * *p3;
+}
+
+/* The same over eight taps. */
+static PDMU_INLINE void pdmu_delay_taps_dsp(int64_t *acc, const int16_t *ring, const int32_t offset[8], const int16_t weight[8], int32_t n) {
+    pdmu_four_taps(acc, ring, offset, weight, n);
+    pdmu_four_taps(acc, ring, offset + 4, weight + 4, n);
 }
 
 static PDMU_INLINE int16_t pdmu_saturate16(int32_t v) {
@@ -229,5 +236,13 @@ static PDMU_INLINE int16_t pdmu_halve_clamp16(int32_t v, int32_t low) {
     }
     return (int16_t)y;
 }
+
+#if defined(__ARM_FEATURE_MVE)
+#define PDMU_MVE
+#include "pdmu_kernels_mve.h"
+#else
+#define pdmu_delay_taps pdmu_delay_taps_dsp
+#define pdmu_memory_rows pdmu_memory_rows_dsp
+#endif
 
 #endif

@@ -20,28 +20,26 @@ static inline int64_t pdmu_dot_power(const uint16_t *w, const int64_t *p, int32_
     return sum;
 }
 
-static PDMU_INLINE int16_t pdmu_saturate16(int32_t v) { return pdmu_clamp16(v, PDMU_I16_MIN); }
-
-/* v / 2 rounded down, clamped to low ... 32767 */
-static PDMU_INLINE int16_t pdmu_halve_clamp16(int32_t v, int32_t low) { return pdmu_clamp16(v >> 1, low); }
-
-/* Copy n values towards lower addresses, or to memory apart. */
-static PDMU_INLINE void pdmu_copy(int16_t *to, const int16_t *from, int32_t n) { memmove(to, from, (size_t)n * sizeof *to); }
-static PDMU_INLINE void pdmu_copy_few(int16_t *to, const int16_t *from, int32_t n) { memmove(to, from, (size_t)n * sizeof *to); }
+/* Copy n values towards lower addresses, or to memory apart; pdmu_copy_few where n is small. */
+static inline void pdmu_copy(int16_t *to, const int16_t *from, int32_t n) { memmove(to, from, (size_t)n * sizeof *to); }
+#define pdmu_copy_few pdmu_copy
 
 /* total + the sum of a[i] * x[i], exact; a product may reach 2^30. */
-static PDMU_INLINE int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int32_t n, int64_t total) {
+static inline int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int32_t n, int64_t total) {
     for (int32_t i = 0; i < n; i++) total += a[i] * x[i];
     return total;
 }
 
 #define pdmu_memory_rows pdmu_memory_rows_c
 
-/* acc[i] += g[0] * p[0][i] + ... + g[3] * p[3][i] */
-static PDMU_INLINE void pdmu_axpy4(int64_t *acc, const int16_t g[4], const int16_t *const p[4], int32_t n) {
-    for (int32_t k = 0; k < 4; k++) {
-        for (int32_t i = 0; i < n; i++) acc[i] += g[k] * p[k][i];
+/* acc[i] += the sum of weight[k] * ring[offset[k] + i] over eight taps */
+static inline void pdmu_delay_taps(int64_t *acc, const int16_t *ring, const int32_t offset[8], const int16_t weight[8], int32_t n) {
+    for (int32_t k = 0; k < 8; k++) {
+        for (int32_t i = 0; i < n; i++) acc[i] += weight[k] * ring[offset[k] + i];
     }
 }
+
+/* v / 2 rounded down, clamped to low ... 32767 */
+static inline int16_t pdmu_halve_clamp16(int32_t v, int32_t low) { return pdmu_clamp16(v >> 1, low); }
 
 #endif

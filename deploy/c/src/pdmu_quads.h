@@ -59,7 +59,7 @@ static inline void pdmu_depthwise_quads_c(const pdmu_taps *t, const pdmu_dense *
     }
 }
 
-#if defined(PDMU_DSP) && defined(__ARM_FEATURE_MVE)
+#if defined(PDMU_MVE)
 #include "pdmu_quads_mve.h"
 #elif defined(PDMU_DSP)
 #include "pdmu_quads_dsp.h"
