@@ -90,7 +90,9 @@ def test_saturated_values_and_sums_at_the_edge_of_int32(target: str, tmp_path: P
 def test_maps_that_cannot_be_taken_in_blocks(target: str, tmp_path: Path) -> None:
     bundle = random_bundle(7, FrontendConfig(n_mels=40), BLOCKS)
     shift = bundle.tensors["conv2.shift"]
-    coarse = with_tensors(bundle, conv2__mult=(bundle.tensors["conv2.mult"] >> 8).astype(np.int32), conv2__shift=(shift - 8).astype(np.int8))
+    coarse = with_tensors(
+        bundle, conv2__mult=(bundle.tensors["conv2.mult"] >> 8).astype(np.int32), conv2__shift=(shift - 8).astype(np.int8)
+    )
     assert (coarse.tensors["conv2.shift"] <= 32).any(), "the test needs a shift that leaves bits of the low word"
     assert "conv2_weight_quads" not in model_source(coarse) and "conv2_weight_quads" in model_source(bundle)
     run(coarse, target, tmp_path, golden_pcm()[:6000])
@@ -106,7 +108,12 @@ def test_maps_that_cannot_be_taken_in_blocks(target: str, tmp_path: Path) -> Non
     ],
 )
 def test_blocks_are_chosen_where_the_weights_prove_them(weights: int, bias: int, shift: int, blocks: bool) -> None:
-    tensors = {"x.w": np.full((4, 512), weights, np.int8), "x.b": np.full(4, bias, np.int64), "x.m": np.full(4, 1 << 30), "x.s": np.full(4, shift)}
+    tensors = {
+        "x.w": np.full((4, 512), weights, np.int8),
+        "x.b": np.full(4, bias, np.int64),
+        "x.m": np.full(4, 1 << 30),
+        "x.s": np.full(4, shift),
+    }
     bundle = replace(random_bundle(0), tensors=tensors)
     parts: list[str] = []
     assert ("x_w_quads" in dense(bundle, "x", ("w", "b", "m", "s"), parts, Layout.ROWS)) is blocks
