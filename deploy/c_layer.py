@@ -20,15 +20,14 @@ def scratch_sizes(bundle: Bundle) -> dict[str, int]:
     patches = [patch_width(c.kernel_time * c.kernel_mel * ch) for c, (_, ch) in zip(model.conv, shapes, strict=False) if not c.depthwise]
     inside = [p.channels * p.order for p in model.layers if p.spikes_inside]
     patches += [max(p.channels + p.order, p.hidden + p.taps) for p in model.layers] + inside
-    events = [rows for p, over_spikes in zip(model.layers, _over_spikes(bundle), strict=False) if p.spiking and over_spikes
-              for rows in (p.channels, p.hidden, p.taps)]  # fmt: skip
-    events += [p.hidden for p in model.layers if p.spikes_inside] + ([len(model.labels)] if model.layers[-1].spiking else [])
+    sums = [rows for p in model.layers if p.spiking for rows in (p.channels, p.hidden, p.taps)]
+    sums += [len(model.labels)] if model.layers[-1].spiking else []
     return {
         "vector": max(activations),
         "patch": max(patches),
         "wide": max([p.hidden for p in model.layers] + inside),
         "narrow": max([c.channels for c in model.conv if c.depthwise], default=1),
-        "sums": max(events, default=0),
+        "sums": max(sums, default=0),
     }
 
 
@@ -48,8 +47,9 @@ def layer_descriptor(bundle: Bundle, index: int, inputs: int, parts: list[str]) 
     events = p.spiking and _over_spikes(bundle)[index]
     inside = p.spikes_inside
 
-    def linear(keys: Keys, transposed: bool = events) -> str:
-        layout = Layout.COLUMNS if transposed else Layout.PLAIN if p.spiking else Layout.ROWS
+    over_inputs = Layout.COLUMNS if events else Layout.ROWS
+
+    def linear(keys: Keys, layout: Layout = over_inputs) -> str:
         return dense(bundle, name, keys, parts, layout)
 
     return "    {\n" + members({
@@ -63,11 +63,11 @@ def layer_descriptor(bundle: Bundle, index: int, inputs: int, parts: list[str]) 
         "spiking": _spiking(bundle, index, p, parts) if p.spiking else "NULL",
         "gate": f"PDMU_GATE_{p.gate.upper()}",
         "uniform_q15": min(32767, ((1 << 15) + p.taps // 2) // p.taps),
-        "u": linear(("wu", "bu", "mu", "su")),
+        "u": linear(("wu", "bu", "mu", "su"), Layout.PLAIN if inside and not events else over_inputs),
         "a": _tensor(bundle, name, "int16_t", "aq", parts),
         "b": _tensor(bundle, name, "int16_t", "bq", parts),
         "ka": int(np.asarray(bundle.tensors[f"{name}.ka"])[0]),
-        "p": linear(("wm", None, None, None) if inside else ("wm", None, "mp", "sp"), transposed=inside),
+        "p": linear(("wm", None, None, None), Layout.COLUMNS) if inside else linear(("wm", None, "mp", "sp"), Layout.ROWS),
         "g": linear(("wg", "bg", "mg", "sg")) if p.gate_is_learned else NO_MAP,
         "x": linear(("wx", "bx", "mx", "sh")),
         "mult_t": _tensor(bundle, name, "int32_t", "mt", parts),
