@@ -131,6 +131,12 @@ static PDMU_INLINE int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int
 /* Where C's own code would disturb: the arguments are taken from the registers, and from the stack, by assembly alone. */
 #define PDMU_ASM_FUNCTION static __attribute__((naked, noinline, unused)) void
 
+#define PDMU_ASM_FOUR             \
+    "ldrd r6, r7, [r0], #8\n"     \
+    "ldrd r8, r9, [r1], #8\n"     \
+    "smlald r4, r5, r6, r8\n"     \
+    "smlald r4, r5, r7, r9\n"
+
 /* next[i] = sat16(rs(a[i] . m + b[i] u, ka)) for d even, words aligned, and quotients that int32 holds */
 PDMU_ASM_FUNCTION pdmu_memory_asm(PDMU_UNUSED const int16_t *a, PDMU_UNUSED const int16_t *m, PDMU_UNUSED const int16_t *b, PDMU_UNUSED int32_t u,
                                   PDMU_UNUSED int16_t *next, PDMU_UNUSED int32_t d, PDMU_UNUSED uint32_t ka) {
@@ -140,11 +146,11 @@ PDMU_ASM_FUNCTION pdmu_memory_asm(PDMU_UNUSED const int16_t *a, PDMU_UNUSED cons
         "ldr lr, [sp, #40]\n"  /* rows to go */
         "ldr r4, [sp, #44]\n"
         "rsb r5, r4, #32\n"
-        "and r6, lr, #2\n"
+        "and r6, lr, #7\n"
         "sub sp, #12\n"
         "str r1, [sp, #0]\n" /* m */
         "str r5, [sp, #4]\n" /* 32 - ka */
-        "str r6, [sp, #8]\n" /* an odd pair */
+        "str r6, [sp, #8]\n" /* what fills no eight */
         "mov r12, #1\n"
         "sub r4, r4, #1\n"
         "lsl r12, r12, r4\n"
@@ -156,15 +162,17 @@ PDMU_ASM_FUNCTION pdmu_memory_asm(PDMU_UNUSED const int16_t *a, PDMU_UNUSED cons
         "adc r5, r5, #0\n"
         "ldr r6, [sp, #8]\n"
         "cbz r6, 2f\n"
-        "ldr r6, [r0], #4\n"
+        "tst r6, #2\n"
+        "beq 4f\n"
+        "ldr r7, [r0], #4\n"
         "ldr r8, [r1], #4\n"
-        "smlald r4, r5, r6, r8\n"
-        "cmp r1, r10\n"
+        "smlald r4, r5, r7, r8\n"
+        "tst r6, #4\n"
+        "beq 5f\n"
+        "4:\n" PDMU_ASM_FOUR
+        "5: cmp r1, r10\n"
         "beq 3f\n"
-        "2: ldrd r6, r7, [r0], #8\n"
-        "ldrd r8, r9, [r1], #8\n"
-        "smlald r4, r5, r6, r8\n"
-        "smlald r4, r5, r7, r9\n"
+        "2:\n" PDMU_ASM_FOUR PDMU_ASM_FOUR
         "cmp r1, r10\n"
         "bne 2b\n"
         "3: ldr r6, [sp, #56]\n"
