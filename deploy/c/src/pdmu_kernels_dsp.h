@@ -121,15 +121,24 @@ static PDMU_INLINE void pdmu_copy(int16_t *to, const int16_t *from, int32_t n) {
     pdmu_copy_few(to, from, n);
 }
 
-/* total + the sum of a[i] * x[i], exact; a product may reach 2^30. */
-static PDMU_INLINE int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int32_t n, int64_t total) {
-    for (; n >= 2; n -= 2, a += 2, x += 2) total = __smlald(pdmu_load_pair(a), pdmu_load_pair(x), total);
-    return n ? total + a[0] * x[0] : total;
+static PDMU_INLINE int16_t pdmu_saturate16(int32_t v) {
+    int32_t y;
+    __asm__("ssat %0, #16, %1" : "=r"(y) : "r"(v));
+    return (int16_t)y;
 }
 
 #define PDMU_UNUSED __attribute__((unused))
 /* Where C's own code would disturb: the arguments are taken from the registers, and from the stack, by assembly alone. */
 #define PDMU_ASM_FUNCTION static __attribute__((naked, noinline, unused)) void
+
+#if defined(__ARM_FEATURE_MVE)
+#include "pdmu_kernels_mve.h"
+#else
+/* total + the sum of a[i] * x[i], exact; a product may reach 2^30. */
+static PDMU_INLINE int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int32_t n, int64_t total) {
+    for (; n >= 2; n -= 2, a += 2, x += 2) total = __smlald(pdmu_load_pair(a), pdmu_load_pair(x), total);
+    return n ? total + a[0] * x[0] : total;
+}
 
 #define PDMU_ASM_FOUR             \
     "ldrd r6, r7, [r0], #8\n"     \
@@ -195,6 +204,7 @@ static PDMU_INLINE void pdmu_memory_rows(const int16_t *a, const int16_t *m, con
         pdmu_memory_rows_c(a, m, b, u, next, d, ka);
     }
 }
+#endif
 
 /* The first of each pair, and the second of each. */
 static PDMU_INLINE pdmu_pair pdmu_bottoms(pdmu_pair a, pdmu_pair b) {
@@ -219,12 +229,6 @@ static PDMU_INLINE void pdmu_axpy4(int64_t *acc, const int16_t g[4], const int16
         acc[1] = __smlald(pdmu_tops(v2, v3), g23, __smlald(pdmu_tops(v0, v1), g01, acc[1]));
     }
     if (n & 1) *acc += (int64_t)(g[0] * *p0) + g[1] * *p1 + (int64_t)(g[2] * *p2) + g[3] * *p3;
-}
-
-static PDMU_INLINE int16_t pdmu_saturate16(int32_t v) {
-    int32_t y;
-    __asm__("ssat %0, #16, %1" : "=r"(y) : "r"(v));
-    return (int16_t)y;
 }
 
 /* v / 2 rounded down, clamped to low ... 32767; low is 0 or -32768, known when compiling */

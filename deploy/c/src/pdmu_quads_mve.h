@@ -5,26 +5,37 @@
 #include <arm_mve.h>
 
 #if defined(PDMU_WIDE_WEIGHTS)
-static PDMU_INLINE int16x8_t pdmu_weights8(const int16_t *w) { return vldrhq_s16(w); }
 static PDMU_INLINE int32x4_t pdmu_weights4(const int16_t *w) { return vldrhq_s32(w); }
+#define PDMU_ASM_WEIGHTS8 "vldrh.u16 q1, [%[w]], #16\n"
 #else
-static PDMU_INLINE int16x8_t pdmu_weights8(const int8_t *w) { return vldrbq_s16(w); }
 static PDMU_INLINE int32x4_t pdmu_weights4(const int8_t *w) { return vldrbq_s32(w); }
+#define PDMU_ASM_WEIGHTS8 "vldrb.s16 q1, [%[w]], #8\n"
 #endif
 
+/* A quad of rows over blocks of eight inputs; w moves on to the next quad. A compiler keeps the sums in memory. */
+static PDMU_INLINE int32x4_t pdmu_quad_sums(const pdmu_weight **w, const int16_t *x, int32_t blocks, const int32_t bias[4]) {
+    int32_t a, b, c, d;
+    int32x4_t sums;
+    __asm__ volatile(
+        "ldrd %[a], %[b], [%[bias]]\n"
+        "ldrd %[c], %[d], [%[bias], #8]\n"
+        "dls lr, %[blocks]\n"
+        "1: vldrh.u16 q0, [%[x]], #16\n"
+        PDMU_ASM_WEIGHTS8 "vmladava.s16 %[a], q0, q1\n"
+        PDMU_ASM_WEIGHTS8 "vmladava.s16 %[b], q0, q1\n"
+        PDMU_ASM_WEIGHTS8 "vmladava.s16 %[c], q0, q1\n"
+        PDMU_ASM_WEIGHTS8 "vmladava.s16 %[d], q0, q1\n"
+        "le lr, 1b\n"
+        "vmov %q[sums][2], %q[sums][0], %[a], %[c]\n"
+        "vmov %q[sums][3], %q[sums][1], %[b], %[d]\n"
+        : [a] "=&Te"(a), [b] "=&Te"(b), [c] "=&Te"(c), [d] "=&Te"(d), [w] "+&r"(*w), [x] "+&r"(x), [sums] "=w"(sums)
+        : [blocks] "r"(blocks), [bias] "r"(bias)
+        : "q0", "q1", "lr", "memory");
+    return sums;
+}
+
 static PDMU_INLINE void pdmu_dot4(const pdmu_weight *w, const int16_t *x, int32_t n, int32_t acc[4]) {
-    int32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3];
-    for (const int16_t *const end = x + n; x < end; x += 8, w += 32) {
-        const int16x8_t v = vldrhq_s16(x);
-        a = vmladavaq_s16(a, v, pdmu_weights8(w));
-        b = vmladavaq_s16(b, v, pdmu_weights8(w + 8));
-        c = vmladavaq_s16(c, v, pdmu_weights8(w + 16));
-        d = vmladavaq_s16(d, v, pdmu_weights8(w + 24));
-    }
-    acc[0] = a;
-    acc[1] = b;
-    acc[2] = c;
-    acc[3] = d;
+    vstrwq_s32(acc, pdmu_quad_sums(&w, x, n >> 3, acc));
 }
 
 /* The product's high word, rounded by shift - 32: the complement of what quads holds is that, negative, as the instruction wants it. */
@@ -35,10 +46,9 @@ static PDMU_INLINE void pdmu_requant4(int32x4_t acc, const int32_t *quads, int32
 
 static PDMU_INLINE void pdmu_dense_quads(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
     const pdmu_weight *w = map->weight;
-    for (const int32_t *quads = map->quads, *end = quads + 3 * map->rows; quads < end; quads += 12, w += 4 * map->cols, y += 4) {
-        int32_t acc[4] = {quads[0], quads[1], quads[2], quads[3]};
-        pdmu_dot4(w, x, map->cols, acc);
-        pdmu_requant4(vldrwq_s32(acc), quads, low, y);
+    const int32_t blocks = map->cols >> 3;
+    for (const int32_t *quads = map->quads, *end = quads + 3 * map->rows; quads < end; quads += 12, y += 4) {
+        pdmu_requant4(pdmu_quad_sums(&w, x, blocks, quads), quads, low, y);
     }
 }
 
