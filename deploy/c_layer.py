@@ -19,22 +19,25 @@ def scratch_sizes(bundle: Bundle) -> dict[str, int]:
     activations = [bins * channels for bins, channels in shapes[1:]] + [layer.hidden for layer in model.layers]
     patches = [patch_width(c.kernel_time * c.kernel_mel * ch) for c, (_, ch) in zip(model.conv, shapes, strict=False) if not c.depthwise]
     inside = [p.channels * p.order for p in model.layers if p.spikes_inside]
-    patches += [max(p.channels + p.order, p.hidden + p.taps) for p in model.layers] + inside
-    events = [rows for p, over_spikes in zip(model.layers, _over_spikes(bundle), strict=False) if p.spiking and over_spikes
-              for rows in (p.channels, p.hidden, p.taps)]  # fmt: skip
-    events += [p.hidden for p in model.layers if p.spikes_inside] + ([len(model.labels)] if model.layers[-1].spiking else [])
+    patches += [max(_fours(p.channels) + p.order, p.hidden + _fours(p.taps)) for p in model.layers] + inside
+    sums = [rows for p in model.layers if p.spiking for rows in (p.channels, p.hidden, p.taps)]
+    sums += [len(model.labels)] if model.layers[-1].spiking else []
     return {
         "vector": max(activations),
         "patch": max(patches),
         "wide": max([p.hidden for p in model.layers] + inside),
         "narrow": max([c.channels for c in model.conv if c.depthwise], default=1),
-        "sums": max(events, default=0),
+        "sums": max(sums, default=0),
     }
 
 
 def patch_width(inputs: int) -> int:
     """Return the inputs of a convolution's output with the zeros after them that fill eights."""
     return -(-inputs // 8) * 8
+
+
+def _fours(rows: int) -> int:
+    return -(-rows // 4) * 4
 
 
 def _over_spikes(bundle: Bundle) -> list[bool]:
@@ -48,8 +51,9 @@ def layer_descriptor(bundle: Bundle, index: int, inputs: int, parts: list[str]) 
     events = p.spiking and _over_spikes(bundle)[index]
     inside = p.spikes_inside
 
-    def linear(keys: Keys, transposed: bool = events) -> str:
-        layout = Layout.COLUMNS if transposed else Layout.PLAIN if p.spiking else Layout.ROWS
+    padded = Layout.COLUMNS if events else Layout.PADDED
+
+    def linear(keys: Keys, layout: Layout) -> str:
         return dense(bundle, name, keys, parts, layout)
 
     return "    {\n" + members({
@@ -63,13 +67,13 @@ def layer_descriptor(bundle: Bundle, index: int, inputs: int, parts: list[str]) 
         "spiking": _spiking(bundle, index, p, parts) if p.spiking else "NULL",
         "gate": f"PDMU_GATE_{p.gate.upper()}",
         "uniform_q15": min(32767, ((1 << 15) + p.taps // 2) // p.taps),
-        "u": linear(("wu", "bu", "mu", "su")),
+        "u": linear(("wu", "bu", "mu", "su"), Layout.PLAIN if inside and not events else padded),
         "a": _tensor(bundle, name, "int16_t", "aq", parts),
         "b": _tensor(bundle, name, "int16_t", "bq", parts),
         "ka": int(np.asarray(bundle.tensors[f"{name}.ka"])[0]),
-        "p": linear(("wm", None, None, None) if inside else ("wm", None, "mp", "sp"), transposed=inside),
-        "g": linear(("wg", "bg", "mg", "sg")) if p.gate_is_learned else NO_MAP,
-        "x": linear(("wx", "bx", "mx", "sh")),
+        "p": linear(("wm", None, None, None), Layout.COLUMNS) if inside else linear(("wm", None, "mp", "sp"), Layout.ROWS),
+        "g": linear(("wg", "bg", "mg", "sg"), padded) if p.gate_is_learned else NO_MAP,
+        "x": linear(("wx", "bx", "mx", "sh"), Layout.COLUMNS if events else Layout.ROWS),
         "mult_t": _tensor(bundle, name, "int32_t", "mt", parts),
         "mult_r": _tensor(bundle, name, "int32_t", "mr", parts) if p.residual else "NULL",
         "state_m": _offset(f"{name}_m"),

@@ -39,6 +39,7 @@ class Layout(Enum):
 
     ROWS = "[rows][cols], blocks [rows / 4][cols / 8][4][8]"
     PLAIN = "[rows][cols]"
+    PADDED = "ROWS, the last one repeated up to a multiple of four: a runtime has room for their outputs"
     COLUMNS = "[cols][rows], as a runtime that adds the weights of spiking inputs wants them"
     TAPS = "[cols][rows], blocks [rows / 4][cols][4]: a row is a depthwise channel, a column a tap of its kernel"
 
@@ -63,6 +64,8 @@ def dense(
     stored = np.asarray(bundle.tensors[f"{prefix}.{keys[0]}"])
     matrix = (stored.reshape(len(stored), -1) if weight is None else weight).astype(np.int64)
     tensors = [None if key is None else np.asarray(bundle.tensors[f"{prefix}.{key}"]).astype(np.int64) for key in keys[1:]]
+    if layout is Layout.PADDED:
+        matrix, tensors = _padded(matrix), [None if values is None else _padded(values) for values in tensors]
     name = f"{prefix}_{keys[0]}"
     bias, mult, shift = tensors
     blocked = _blocks(matrix, layout) if _fits_quads(matrix, bias, mult, shift, scaled=keys[3] != SUM_OF_LAYER) else None
@@ -80,6 +83,10 @@ def dense(
     return f"{{{len(matrix)}, {matrix.shape[1]}, {', '.join(names)}}}"
 
 
+def _padded(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.pad(rows, ((0, -len(rows) % 4), *[(0, 0)] * (rows.ndim - 1)), mode="edge")
+
+
 def _fits_quads(weight: NDArray[np.int64], bias: Tensor, mult: Tensor, shift: Tensor, scaled: bool) -> bool:
     """Whether every sum of a linear map fits int32 and, if it is scaled by itself, the high word of its product is enough."""
     largest = np.abs(weight).sum(axis=1) * 32768 + (0 if bias is None else np.abs(bias))
@@ -88,7 +95,7 @@ def _fits_quads(weight: NDArray[np.int64], bias: Tensor, mult: Tensor, shift: Te
 
 def _blocks(weight: NDArray[np.int64], layout: Layout) -> NDArray[np.int64] | None:
     rows, cols = weight.shape
-    if layout is Layout.ROWS and rows % 4 == 0 and cols % 8 == 0:
+    if layout in (Layout.ROWS, Layout.PADDED) and rows % 4 == 0 and cols % 8 == 0:
         return weight.reshape(rows // 4, 4, cols // 8, 8).transpose(0, 2, 1, 3)
     if layout is Layout.TAPS and rows % 4 == 0:
         return weight.reshape(rows // 4, 4, cols).transpose(0, 2, 1)

@@ -121,15 +121,27 @@ static PDMU_INLINE void pdmu_copy(int16_t *to, const int16_t *from, int32_t n) {
     pdmu_copy_few(to, from, n);
 }
 
+static PDMU_INLINE int16_t pdmu_saturate16(int32_t v) {
+    int32_t y;
+    __asm__("ssat %0, #16, %1" : "=r"(y) : "r"(v));
+    return (int16_t)y;
+}
+
+#define PDMU_UNUSED __attribute__((unused))
+/* Where C's own code would disturb: the arguments are taken from the registers, and from the stack, by assembly alone. */
+#define PDMU_ASM_FUNCTION static __attribute__((naked, noinline, unused)) void
+
 /* total + the sum of a[i] * x[i], exact; a product may reach 2^30. */
 static PDMU_INLINE int64_t pdmu_dot_wide(const int16_t *a, const int16_t *x, int32_t n, int64_t total) {
     for (; n >= 2; n -= 2, a += 2, x += 2) total = __smlald(pdmu_load_pair(a), pdmu_load_pair(x), total);
     return n ? total + a[0] * x[0] : total;
 }
 
-#define PDMU_UNUSED __attribute__((unused))
-/* Where C's own code would disturb: the arguments are taken from the registers, and from the stack, by assembly alone. */
-#define PDMU_ASM_FUNCTION static __attribute__((naked, noinline, unused)) void
+#define PDMU_ASM_FOUR             \
+    "ldrd r6, r7, [r0], #8\n"     \
+    "ldrd r8, r9, [r1], #8\n"     \
+    "smlald r4, r5, r6, r8\n"     \
+    "smlald r4, r5, r7, r9\n"
 
 /* next[i] = sat16(rs(a[i] . m + b[i] u, ka)) for d even, words aligned, and quotients that int32 holds */
 PDMU_ASM_FUNCTION pdmu_memory_asm(PDMU_UNUSED const int16_t *a, PDMU_UNUSED const int16_t *m, PDMU_UNUSED const int16_t *b, PDMU_UNUSED int32_t u,
@@ -140,11 +152,11 @@ PDMU_ASM_FUNCTION pdmu_memory_asm(PDMU_UNUSED const int16_t *a, PDMU_UNUSED cons
         "ldr lr, [sp, #40]\n"  /* rows to go */
         "ldr r4, [sp, #44]\n"
         "rsb r5, r4, #32\n"
-        "and r6, lr, #2\n"
+        "and r6, lr, #7\n"
         "sub sp, #12\n"
         "str r1, [sp, #0]\n" /* m */
         "str r5, [sp, #4]\n" /* 32 - ka */
-        "str r6, [sp, #8]\n" /* an odd pair */
+        "str r6, [sp, #8]\n" /* what fills no eight */
         "mov r12, #1\n"
         "sub r4, r4, #1\n"
         "lsl r12, r12, r4\n"
@@ -156,15 +168,17 @@ PDMU_ASM_FUNCTION pdmu_memory_asm(PDMU_UNUSED const int16_t *a, PDMU_UNUSED cons
         "adc r5, r5, #0\n"
         "ldr r6, [sp, #8]\n"
         "cbz r6, 2f\n"
-        "ldr r6, [r0], #4\n"
+        "tst r6, #2\n"
+        "beq 4f\n"
+        "ldr r7, [r0], #4\n"
         "ldr r8, [r1], #4\n"
-        "smlald r4, r5, r6, r8\n"
-        "cmp r1, r10\n"
+        "smlald r4, r5, r7, r8\n"
+        "tst r6, #4\n"
+        "beq 5f\n"
+        "4:\n" PDMU_ASM_FOUR
+        "5: cmp r1, r10\n"
         "beq 3f\n"
-        "2: ldrd r6, r7, [r0], #8\n"
-        "ldrd r8, r9, [r1], #8\n"
-        "smlald r4, r5, r6, r8\n"
-        "smlald r4, r5, r7, r9\n"
+        "2:\n" PDMU_ASM_FOUR PDMU_ASM_FOUR
         "cmp r1, r10\n"
         "bne 2b\n"
         "3: ldr r6, [sp, #56]\n"
@@ -218,12 +232,6 @@ static PDMU_INLINE void pdmu_four_taps(int64_t *acc, const int16_t *ring, const 
 static PDMU_INLINE void pdmu_delay_taps_dsp(int64_t *acc, const int16_t *ring, const int32_t offset[8], const int16_t weight[8], int32_t n) {
     pdmu_four_taps(acc, ring, offset, weight, n);
     pdmu_four_taps(acc, ring, offset + 4, weight + 4, n);
-}
-
-static PDMU_INLINE int16_t pdmu_saturate16(int32_t v) {
-    int32_t y;
-    __asm__("ssat %0, #16, %1" : "=r"(y) : "r"(v));
-    return (int16_t)y;
 }
 
 /* v / 2 rounded down, clamped to low ... 32767; low is 0 or -32768, known when compiling */

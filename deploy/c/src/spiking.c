@@ -3,7 +3,7 @@
 
 #include "pdmu_fixed.h"
 #include "pdmu_internal.h"
-#include "pdmu_kernels.h"
+#include "pdmu_quads.h"
 
 #define THRESHOLD 65536
 #define POTENTIAL_LIMIT (1 << 30)
@@ -41,15 +41,26 @@ static int16_t neuron(int32_t *v, uint16_t beta_q15, int32_t reset_zero, int64_t
     return *v > THRESHOLD;
 }
 
-/* (W x + b)[r]; `sums` holds it already where the inputs are spikes. */
+/* W x + b in `sums`, where int32 is known to hold it. */
+static PDMU_NOINLINE void narrow_sums(const pdmu_layer *l, const pdmu_dense *map, const int16_t *x, int32_t *sums) {
+    const pdmu_weight *w = map->weight;
+    if (l->events) {
+        pdmu_event_sums(map, x, sums);
+    } else if (map->quads) {
+        memcpy(sums, map->bias, (size_t)map->rows * sizeof *sums);
+        for (int32_t r = 0; r < map->rows; r += 4, w += 4 * map->cols) pdmu_dot4(w, x, map->cols, sums + r);
+    }
+}
+
+/* (W x + b)[r]; narrow_sums went before. */
 static int64_t row_sum(const pdmu_layer *l, const pdmu_dense *map, const int16_t *x, const int32_t *sums, int32_t r) {
-    return l->events ? sums[r] : pdmu_dot(map->weight + r * map->cols, x, map->cols) + map->bias[r];
+    return l->events || map->quads ? sums[r] : pdmu_dot(map->weight + r * map->cols, x, map->cols) + map->bias[r];
 }
 
 void pdmu_spiking_writes(const pdmu_layer *l, void *state, const int16_t *x, int32_t *sums, int16_t *u) {
     const pdmu_spiking *s = l->spiking;
     int32_t *v = pdmu_at(state, s->writes.state_v);
-    if (l->events) pdmu_event_sums(&l->u, x, sums);
+    narrow_sums(l, &l->u, x, sums);
     for (int32_t c = 0; c < l->channels; c++) {
         const int64_t current = row_sum(l, &l->u, x, sums, c) * l->u.mult[c];
         u[c] = neuron(&v[c], s->writes.beta_q15[c], s->reset_zero, current, l->u.shift[c]) ? (int16_t)s->write_counts : 0;
@@ -70,7 +81,7 @@ void pdmu_spiking_outputs(const pdmu_layer *l, void *state, int64_t *total, cons
     int32_t *v = pdmu_at(state, s->outputs.state_v);
     if (s->inside) pdmu_event_sums(&l->p, r, sums);
     for (int32_t i = 0; i < l->hidden; i++) total[i] = (s->inside ? sums[i] : pdmu_rshift_round(total[i], 15)) * l->mult_t[i];
-    if (l->events) pdmu_event_sums(&l->x, x, sums);
+    narrow_sums(l, &l->x, x, sums);
     for (int32_t i = 0; i < l->hidden; i++) {
         const int64_t current = total[i] + row_sum(l, &l->x, x, sums, i) * l->x.mult[i];
         h[i] = neuron(&v[i], s->outputs.beta_q15[i], s->reset_zero, current, l->x.shift[i]);
