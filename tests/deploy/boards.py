@@ -108,9 +108,11 @@ class Sent(NamedTuple):
     events: list[BoardEvent]
 
 
-def sent(process: Running, line: Board, bundle: Bundle, pcm: np.ndarray) -> Sent:
-    """Send a stream, to its end."""
+def sent(process: Running, line: Board, bundle: Bundle, pcm: np.ndarray, *trace: int) -> Sent:
+    """Send a stream, to its end, under a trace if its arguments are given."""
     line.reset(PcmSource.SERIAL)
+    if trace:
+        line.trace(*trace)
     stream = PcmStream(line)
     stream.push(pcm)
     stream.drain()

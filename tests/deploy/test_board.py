@@ -12,6 +12,7 @@ import pytest
 from edge_agent.board import Board, Refusal
 from edge_agent.board_messages import Feature, Outcome, PcmSource, PcmTaken, StageSum, StageValues
 from edge_agent.link import Notice, Request, encode_frame
+from edge_agent.pcm_stream import PcmStream
 from pdmu.state_layout import STAGES, law_trace, split_state, stage_name
 from tests.deploy.boards import BANNER, LONG_NAME, PCM, Built, assert_state, built, eventful_bundle, put_pcm, running, sent
 
@@ -90,8 +91,7 @@ def test_sums_and_values_of_every_stage_are_the_law_s(other: Built) -> None:
     law = law_trace(bundle, pcm).stages
     with running(other.program) as process:
         line, _ = process.connect()
-        line.trace(1)
-        sent(process, line, bundle, pcm)
+        sent(process, line, bundle, pcm, 1)
         sums = [StageSum.unpack(p) for p in process.notices(Notice.STAGE)]
         got = {(stage_name(s.stage, s.layer), s.call): (s.size, s.crc32) for s in sums}
         assert len(got) == len(sums)
@@ -99,8 +99,7 @@ def test_sums_and_values_of_every_stage_are_the_law_s(other: Built) -> None:
         largest = max(law, key=lambda name: law[name][0].nbytes)
         stage = next(i for i in range(len(STAGES)) if largest in (stage_name(i, k) for k in range(4)))
         layer = next(k for k in range(4) if stage_name(stage, k) == largest)
-        line.trace(2, stage, layer, 1)
-        sent(process, line, bundle, pcm)
+        sent(process, line, bundle, pcm, 2, stage, layer, 1)
     parts = [StageValues.unpack(p) for p in process.notices(Notice.VALUES)]
     assert {(p.stage, p.layer, p.call, p.total) for p in parts} == {(stage, layer, 1, law[largest][1].nbytes)}
     assert [p.offset for p in parts] == [230 * i for i in range(len(parts))]
@@ -155,8 +154,12 @@ def test_a_bad_line_costs_time_alone(board: Built) -> None:
     with running(board.program) as process:
         line, _ = process.connect()
         line.port = LossyPort(line)
-        state, _ = sent(process, line, board.bundle, pcm)
-        assert_state(board.bundle, state, pcm)
+        line.reset(PcmSource.SERIAL)
+        stream = PcmStream(line)
+        stream.push(pcm)
+        stream.drain()
+        line.finish(len(pcm))
+        assert_state(board.bundle, split_state(board.bundle, line.state()), pcm)
 
 
 def test_a_full_buffer_takes_nothing_of_what_does_not_fit(board: Built) -> None:

@@ -21,6 +21,7 @@ from tests.deploy.boards import BANNER, PCM, Built, assert_state, heard_within, 
 pytest.importorskip("serial", reason="pyserial is not installed: boards are NOT TESTED HERE; pip install pyserial")
 
 KEPT = 16  # PDMU_BOARD_EVENTS
+GONE_S = 10  # HOST_GONE_MS
 
 
 def test_events_come_again_until_they_are_acknowledged(board: Built) -> None:
@@ -115,6 +116,26 @@ def test_a_cut_line_is_taken_up_where_it_was(board: Built) -> None:
         assert_state(board.bundle, split_state(board.bundle, line.state()), PCM[:16000])
         heard_within(process, line, 2.5)  # what the cut swallowed comes again
         assert {e.seq for e in process.events()} - {0} == set(range(1, line.hello().next_seq))
+
+
+def test_a_borrowed_board_that_nobody_gives_back_hears_for_itself_again(board: Built) -> None:
+    with running(board.program, "--tcp", "0", "--source", "clip", "--pace") as process:
+        line, hello = process.connect()
+        line.reset(PcmSource.SERIAL)
+        line.trace(1)
+        put_pcm(line, 0, PCM[:50])
+        line.port.close()
+        time.sleep(GONE_S / 2)
+        line, during = process.connect()
+        put_pcm(line, 50, PCM[:0])  # somebody goes on with it
+        asked_s = time.monotonic()
+        while time.monotonic() < asked_s + GONE_S - 1:
+            assert line.hello().source == PcmSource.SERIAL
+            line.receive(0.5)
+        time.sleep(1.5)
+        assert (hello.source, during.source, line.hello().source) == (PcmSource.CLIP, PcmSource.SERIAL, PcmSource.CLIP)
+        line.receive(0.5)
+    assert process.notices(Notice.STAGE) == [], "the trace is off"
 
 
 def test_the_clip_plays_in_real_time_and_round(board: Built, tmp_path: Path) -> None:

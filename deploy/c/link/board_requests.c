@@ -210,6 +210,7 @@ void board_serve(pdmu_board *board, uint8_t type, uint8_t tag, const uint8_t *pa
         [BOARD_RESEND] = resend, [BOARD_TRACE] = trace, [BOARD_STATE] = state, [BOARD_BENCH] = bench, [BOARD_REBOOT] = reboot,
     };
     const request r = {type, tag, payload, n};
+    if (type == BOARD_PCM || type == BOARD_FINISH || type == BOARD_TRACE || type == BOARD_STATE) board->fed_ms = board_now(board);
     if (type < sizeof of_type / sizeof *of_type) {
         of_type[type](board, &r);
     } else {

@@ -9,6 +9,8 @@ typedef char assert_ring_is_told_in_16_bits[PDMU_BOARD_PCM_SAMPLES <= 32768u ? 1
 
 void board_begin_stream(pdmu_board *board, uint8_t source) {
     board->source = source;
+    board->trace_mode = BOARD_TRACE_OFF;
+    board->fed_ms = board_now(board);
     board->finished = 0;
     board->taken = board->used = board->frames = 0;
     board->hop_fill = 0;

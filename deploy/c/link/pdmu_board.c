@@ -30,6 +30,9 @@ void pdmu_board_byte(pdmu_board *board, uint8_t byte) {
 static void keep_time(pdmu_board *board) {
     const uint32_t now = board_now(board);
     if (board->heard && now - board->heard_ms >= HOST_GONE_MS) board->heard = 0;
+    if (board->source == PDMU_BOARD_SERIAL && board->port->source != PDMU_BOARD_SERIAL && now - board->fed_ms >= HOST_GONE_MS) {
+        board_begin_stream(board, board->port->source); /* the host that borrowed the board has not come to give it back */
+    }
     if (board->health_due || now - board->health_ms >= HEALTH_EVERY_MS) board_health(board);
     if (board->oldest_seq == board->next_seq) {
         board->repeat_ms = now;

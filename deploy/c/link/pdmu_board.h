@@ -68,7 +68,7 @@ typedef struct {
     pdmu_frame out;
 
     uint64_t boot; /* 0 before the first HELLO */
-    uint32_t heard_ms, health_ms;
+    uint32_t heard_ms, fed_ms, health_ms; /* when the host last asked something, when something of a stream over the line */
     uint8_t heard, health_due;
 
     uint8_t source, finished;
