@@ -1,8 +1,8 @@
 """Firmware of a bundle for one of the machines that QEMU emulates: build it, and run it with its serial line on a TCP port or a pty.
 
-    python -m deploy.firmware models/cough.pdmu --machine mps2-an386 --out cough-m4.elf
-    python -m deploy.firmware models/cough.pdmu --machine mps2-an386 --clip cough.wav --run --serial tcp:5555
-    pdmu-console hello --port socket://127.0.0.1:5555
+python -m deploy.firmware models/cough.pdmu --machine mps2-an386 --out cough-m4.elf
+python -m deploy.firmware models/cough.pdmu --machine mps2-an386 --clip cough.wav --run --serial tcp:5555
+pdmu-console hello --port socket://127.0.0.1:5555
 """
 
 from __future__ import annotations

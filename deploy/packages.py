@@ -1,4 +1,4 @@
-"""Write a bundle as a folder that a microcontroller's own build tool takes: the C runtime, one model, and a program with a microphone."""
+"""Write a bundle as a folder that a microcontroller's own build tool takes: the C runtime, one model, and a program for a board."""
 
 from __future__ import annotations
 
@@ -51,11 +51,10 @@ def export_package(bundle: Bundle, platform: str, out_dir: Path) -> list[Path]:
 
 def _code(bundle: Bundle) -> dict[str, str]:
     """Return the C files, all in one folder: the Arduino tools know no other include path than ``src``."""
-    headers = sorted((RUNTIME / "src").glob("*.h"))
-    listener = sorted(path for path in (TEMPLATES / "listener").iterdir() if path.suffix in CODE)
-    golden = [RUNTIME / "host" / name for name in ("golden.c", "golden.h")]
-    files = [RUNTIME / "include/pdmu.h", *headers, *(RUNTIME / name for name in SOURCES if name != "src/stream.c"), *listener, *golden]
-    return generated_texts(bundle) | {path.name: path.read_text(encoding="utf-8") for path in files}
+    runtime = [RUNTIME / "include/pdmu.h", *sorted((RUNTIME / "src").glob("*.h")), *(RUNTIME / name for name in SOURCES)]
+    board = [path for folder in (RUNTIME / "link", TEMPLATES / "microphone") for path in sorted(folder.iterdir()) if path.suffix in CODE]
+    model = {name: text for name, text in generated_texts(bundle).items() if name != "model_golden.c"}  # the host has the golden scores
+    return model | {path.name: path.read_text(encoding="utf-8") for path in [*runtime, *board] if path.name != "stream.c"}
 
 
 def _values(bundle: Bundle, sources: list[str]) -> dict[str, str]:
@@ -66,6 +65,7 @@ def _values(bundle: Bundle, sources: list[str]) -> dict[str, str]:
         "LABELS": _one_line(", ".join(bundle.labels)),
         "LICENCE": _one_line(str(bundle.info.get("licence", "not stated"))),
         "SHA": bundle.sha256[:16],
+        "HOST": (TEMPLATES / "host.md").read_text(encoding="utf-8").strip(),
         "SOURCES": "\n    ".join(f'"src/{source}"' for source in sources),
     }
 

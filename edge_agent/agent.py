@@ -247,8 +247,7 @@ def _supervise(config: AgentConfig, threads: Sequence[HearingThread], outbox: Ou
             now_troubles = [f"{k}: {v}" for k, v in troubles.items() if v] + ([f"mqtt: {delivery.trouble}"] if delivery.trouble else [])
             counts = outbox.counts()
             outbox.put(
-                message("health", topics.of_source(t.name, "health"), t.health.report(time.time(), counts, now_troubles))
-                for t in threads
+                message("health", topics.of_source(t.name, "health"), t.health.report(time.time(), counts, now_troubles)) for t in threads
             )
             delivery.wake()
             next_s += config.agent.health_interval_s

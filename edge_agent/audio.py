@@ -57,13 +57,11 @@ class FileSource:
                  realtime: bool = False, rate_hz: int | None = None, quality: Quality = "HQ") -> None:  # fmt: skip
         self.path, self.name, self.live = path, name, realtime
         self._stop = stop or threading.Event()
-        header = _wav_header(path)
+        header, self._file = _opened(path, rate_hz)
         self._declared = header.frames if header else None
-        self._file = _open_sound(path, header)
         self._problem = ""  # what the decoder said of damage
         self.rate_hz = rate_hz or self._file.samplerate
         self.trouble = _rate_contradiction(path, header) if header and not rate_hz else None
-        check_format(self.rate_hz, self._file.channels, str(path))
         self._block_frames = max(1, round(block_s * self.rate_hz))
         self._conditioner = Conditioner(self.rate_hz, rate_out_hz, quality)
 
@@ -120,6 +118,11 @@ class FileSource:
         self._file.close()
 
 
+def check_file(path: Path, rate_hz: int | None = None) -> None:
+    """Raise `UserError` where `FileSource` would not open a file."""
+    _opened(path, rate_hz)[1].close()
+
+
 class _WavHeader(NamedTuple):
     """What a RIFF WAVE header claims, before libsndfile makes the best of it."""
 
@@ -129,6 +132,13 @@ class _WavHeader(NamedTuple):
     byte_rate: int
     align: int
     frames: int | None  # promised; None where the header leaves it open
+
+
+def _opened(path: Path, rate_hz: int | None) -> tuple[_WavHeader | None, Any]:
+    header = _wav_header(path)
+    sound = _open_sound(path, header)
+    check_format(rate_hz or sound.samplerate, sound.channels, str(path))
+    return header, sound
 
 
 def _open_sound(path: Path, header: _WavHeader | None) -> Any:

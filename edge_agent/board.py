@@ -64,16 +64,14 @@ class Board:
     Attributes
     ----------
     nonce : int
-        Of the last HELLO: it names the board's run where that has no name yet. Each HELLO has its own, so that a board that was restarted
-        while its line stayed open does not get the name of its earlier run.
+        Of the last HELLO: names the board's run where it has no name yet.
     garbage : int
         Bytes so far that were neither frame nor text.
     """
 
     def __init__(self, port: Port, on_notice: OnNotice | None = None) -> None:
         self.port, self.on_notice = port, on_notice
-        self.nonce = 0
-        self.garbage = 0
+        self.nonce = self.garbage = 0
         self._deframer, self._tag = Deframer(), secrets.randbelow(255)  # answers to whoever was here before may still come
 
     def send(self, request: Request, payload: bytes = b"") -> int:
@@ -82,17 +80,27 @@ class Board:
         self.port.write(encode_frame(request, self._tag, payload))
         return self._tag
 
+    def greet(self) -> int:
+        """Send a HELLO and return its tag without waiting."""
+        # A board keeps the first nonce of its run. Were one sent twice, a board that restarts on an open line would get its old name back,
+        # and its new events, which it counts from 1, be taken for the old ones.
+        self.nonce = secrets.randbelow((1 << 64) - 1) + 1
+        return self.send(Request.HELLO, struct.pack("<Q", self.nonce))
+
+    def received(self, timeout_s: float) -> list[Received]:
+        """Wait for something to come, at most so long; return all of it, in order."""
+        data = self.port.read(timeout_s)
+        items = self._deframer.feed(data) if data else self._deframer.pause()
+        self.garbage += sum(item.size for item in items if isinstance(item, Garbage))
+        return items
+
     def receive(self, timeout_s: float) -> list[Frame]:
         """Wait for something to come, at most so long; return the replies in it."""
-        data = self.port.read(timeout_s)
         replies = []
-        for item in self._deframer.feed(data) if data else self._deframer.pause():
+        for item in self.received(timeout_s):
             if isinstance(item, Frame) and item.type & REPLY:
                 replies.append(item)
-                continue
-            if isinstance(item, Garbage):
-                self.garbage += item.size
-            if self.on_notice is not None:
+            elif self.on_notice is not None:
                 self.on_notice(item)
         return replies
 
@@ -108,8 +116,11 @@ class Board:
         LineLost
             The line broke.
         """
+        return self._ask(lambda: self.send(request, payload), request, answer_s, tries)
+
+    def _ask(self, send: Callable[[], int], request: Request, answer_s: float, tries: int) -> bytes:
         for _ in range(tries):
-            tag, deadline = self.send(request, payload), time.monotonic() + answer_s
+            tag, deadline = send(), time.monotonic() + answer_s
             while (left_s := deadline - time.monotonic()) > 0:
                 for reply in self.receive(left_s):
                     if reply.tag == tag and (answer := answer_of(reply, request)) is not None:
@@ -119,15 +130,7 @@ class Board:
 
     def hello(self, answer_s: float = ANSWER_S, tries: int = TRIES) -> Hello:
         """Ask who is there; `ProtocolError` where it speaks another version."""
-        return Hello.unpack(self.request(Request.HELLO, self._new_nonce(), answer_s, tries))
-
-    def greet(self) -> int:
-        """Send a HELLO and return its tag without waiting."""
-        return self.send(Request.HELLO, self._new_nonce())
-
-    def _new_nonce(self) -> bytes:
-        self.nonce = secrets.randbelow((1 << 64) - 1) + 1
-        return struct.pack("<Q", self.nonce)
+        return Hello.unpack(self._ask(self.greet, Request.HELLO, answer_s, tries))
 
     def labels(self, hello: Hello) -> list[Label]:
         """Ask for every label with its threshold."""

@@ -7,9 +7,36 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from pdmu.errors import UserError
+
+
+class Ended(KeyboardInterrupt):
+    """A signal ends the command."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
+
+
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP raise `Ended`, once: what is open is closed then, and what is borrowed given back."""
+    names = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) != signal.SIG_IGN]  # as nohup has it
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for name in names:
+            signal.signal(name, signal.SIG_IGN)
+        raise Ended(number)
+
+    before = [signal.signal(name, end) for name in names]
+    try:
+        yield
+    finally:
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(name, handler)
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -31,6 +58,8 @@ def guarded(command: Callable[[], int]) -> int:
             return 0
         print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
+    except Ended as end:
+        return end.status
     except KeyboardInterrupt:
         return 130
 

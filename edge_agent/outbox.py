@@ -23,6 +23,7 @@ Kind = Literal["detection", "state", "rejected", "health"]
 PRIORITY: dict[Kind, int] = {"detection": 2, "state": 1, "rejected": 0, "health": 0}
 LATEST_ONLY = ("state", "health")  # a newer message of the topic replaces the waiting one
 MEMORY_ROWS = 10_000  # kept while the disk refuses
+MARKS_KEPT = 8  # of one origin, the last that were set
 CLOCK_SET_S = 5.0  # a wall clock that moves further against the boot clock was set
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (
@@ -95,7 +96,6 @@ class Outbox:
         self._unsaved: list[Message] = []
         self._acknowledged: set[int] = set()  # rows the disk has not let us delete yet
         self._counters: dict[str, int] = {}
-        self._marks: dict[str, int] = {}  # those that were asked for or set
         self._unsaved_marks: dict[str, int] = {}
         self._memory_id = 0
         self._clock_offset_s = clock_offset_s()
@@ -110,16 +110,19 @@ class Outbox:
             return self._counters[name]
 
     def mark(self, name: str) -> int:
-        """Return how far a numbered origin of messages has been stored, 0 where nothing of it has."""
+        """Return how far a numbered run of messages has been stored, 0 where nothing of it has.
+
+        The name is ``<origin>/<run>``; of an origin's runs the last `MARKS_KEPT` are known.
+        """
         with self._lock:
-            if name not in self._marks:
-                try:
-                    row = self._open().execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
-                except (sqlite3.Error, OSError) as error:
-                    self._report(error)
-                    return 0
-                self._marks[name] = row[0] if row else 0
-            return self._marks[name]
+            if name in self._unsaved_marks:
+                return self._unsaved_marks[name]
+            try:
+                row = self._open().execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
+            except (sqlite3.Error, OSError) as error:
+                self._report(error)
+                return 0
+            return row[0] if row else 0
 
     def put(self, messages: Iterable[Message], marks: Mapping[str, int] | None = None) -> bool:
         """Store messages, and what `mark` shall return from now on, in one transaction.
@@ -130,7 +133,6 @@ class Outbox:
             They are on disk; otherwise `trouble` is set and they are in memory.
         """
         with self._lock:
-            self._marks.update(marks or {})
             self._unsaved_marks.update(marks or {})
             for m in messages:
                 self._memory_id -= 1
@@ -231,7 +233,8 @@ class Outbox:
                 dropped = self._trim(db) if self._unsaved else 0
                 counters = self._counters | {"dropped": self._counters.get("dropped", 0) + dropped}
                 db.executemany("INSERT INTO counter VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", counters.items())
-                db.executemany("INSERT OR REPLACE INTO mark VALUES (?,?)", self._unsaved_marks.items())
+                for name, value in self._unsaved_marks.items():
+                    _set_mark(db, name, value)
         except (sqlite3.Error, OSError) as error:
             self._report(error)
             return False
@@ -289,6 +292,13 @@ class Outbox:
             db.close()
             raise
         return db
+
+
+def _set_mark(db: sqlite3.Connection, name: str, value: int) -> None:
+    db.execute("INSERT OR REPLACE INTO mark VALUES (?,?)", (name, value))  # as the newest row, whether it was there or not
+    origin = name.rpartition("/")[0] + "/"
+    of_origin = "SELECT rowid FROM mark WHERE substr(name, 1, ?) = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?"
+    db.execute(f"DELETE FROM mark WHERE rowid IN ({of_origin})", (len(origin), origin, MARKS_KEPT))
 
 
 def _set_aside(path: Path) -> Path:

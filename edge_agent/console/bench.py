@@ -6,15 +6,20 @@ from typing import Any
 
 from edge_agent.board_messages import Feature
 from edge_agent.console.records import record
-from edge_agent.console.session import Session, lent
+from edge_agent.console.session import Session, fed
 from pdmu.errors import UserError
 
 PARTS = ("frontend", "network", "detector", "all")
 ANSWER_S = 120.0  # an emulated board may take long
 
 
-def bench(met: Session, hops: int) -> dict[str, Any]:
+def bench(met: Session, hops: int, discard: bool) -> dict[str, Any]:
     """Have the board time `hops` hops of audio.
+
+    Parameters
+    ----------
+    discard : bool
+        Give up detections that the board still keeps for somebody.
 
     Returns
     -------
@@ -25,11 +30,11 @@ def bench(met: Session, hops: int) -> dict[str, Any]:
     Raises
     ------
     UserError
-        The board cannot, or does not answer.
+        The board cannot, does not answer, or keeps detections.
     """
     if Feature.BENCH not in met.hello.features:
         raise UserError("the board's firmware was built without BENCH: build it with it to measure")
-    with lent(met):
+    with fed(met, discard):
         ticks = met.board.bench(hops, ANSWER_S)
     if not (ticks.hops and ticks.tick_hz):
         raise UserError("the board timed nothing: its firmware has no clock for BENCH")
@@ -42,7 +47,7 @@ def bench(met: Session, hops: int) -> dict[str, Any]:
     if met.bundle is not None and not ticks.instructions_per_tick:
         hop_s = met.bundle.frontend.hop_samples / met.bundle.frontend.sample_rate_hz
         load = round(counts["all"] / ticks.tick_hz / hop_s, 4)
-    return record("bench", board=met.hello.board, firmware=met.hello.firmware, model=met.hello.model, hops=ticks.hops, per_hop=per_hop,
+    return record("bench", board=met.hello.board, firmware=met.hello.firmware, model=met.model.info.name, hops=ticks.hops, per_hop=per_hop,
                   instructions_per_tick=ticks.instructions_per_tick, load=load)  # fmt: skip
 
 

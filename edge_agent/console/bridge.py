@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_agent.agent import OnDetection, serve
 from edge_agent.board import Board, connect, refusal
-from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept
+from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept, PcmSource
 from edge_agent.config import AgentConfig, SourceConfig
 from edge_agent.console.heard import board_model, find_bundle
 from edge_agent.console.intake import Answer, Intake
@@ -29,9 +29,14 @@ from pdmu.errors import UserError
 
 POLL_S = 0.2
 HELLO_S = 4.0  # between HELLOs: they keep the board sending, bring its count of samples, and tell when it was restarted
-SILENT_S = 12.0  # without a sign of life the line is taken for dead
+SILENT_S = 12.0  # without a frame the line is taken for dead
 RESEND_S = 1.0  # between two requests for what was missed
 RETRY_MAX_S = 10.0
+BORROWED_S = 12.0  # a board that hears nobody for 10 s takes itself back
+
+
+class Borrowed(UserError):
+    """The board hears what a program has sent it."""
 
 
 class BoardThread(threading.Thread):
@@ -39,8 +44,6 @@ class BoardThread(threading.Thread):
 
     Attributes
     ----------
-    trouble : str or None
-        What keeps the board from being heard at present.
     cuts : int
         How often the line was lost.
     model : ModelFacts or None
@@ -48,17 +51,22 @@ class BoardThread(threading.Thread):
     """
 
     def __init__(self, source: SourceConfig, bundles: Sequence[Path], intake: Intake, stop: threading.Event,
-                 on_model: Callable[[], None]) -> None:  # fmt: skip
+                 on_model: Callable[[], None], report: Report) -> None:  # fmt: skip
         super().__init__(name=source.name, daemon=True)
         self.intake, self.health = intake, intake.health
         self.error: Exception | None = None
-        self.trouble: str | None = None
         self.cuts = 0
         self.model: ModelFacts | None = None
-        self._source, self._bundles, self._stop_event, self._on_model = source, bundles, stop, on_model
-        self._inbox: deque[Received] = deque()
+        self._source, self._bundles, self._stop_event, self._on_model, self._report = source, bundles, stop, on_model, report
+        self._line_trouble: str | None = None
+        self._inbox: deque[Received] = deque()  # what came while an answer was waited for
         self._run_of_board: tuple[int, int] = (0, 0)  # its boot and its source of samples
         self._resend_s = 0.0  # when what was missed was last asked for
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the board from being heard, or was lost of late."""
+        return self._line_trouble or self.intake.trouble
 
     def run(self) -> None:
         """Work until stopped; what went wrong beyond lines and boards is left in `error`."""
@@ -67,9 +75,12 @@ class BoardThread(threading.Thread):
             while not self._stop_event.is_set():
                 try:
                     self._connect_and_listen()
+                except Borrowed as error:
+                    self._line_trouble = str(error)
+                    self._stop_event.wait(BORROWED_S)
                 except UserError as error:
-                    failures = 0 if self.trouble is None else failures + 1  # a line that worked is soon tried again
-                    self.trouble = str(error)
+                    failures = 0 if self._line_trouble is None else failures + 1  # a line that worked is soon tried again
+                    self._line_trouble = str(error)
                 self._stop_event.wait(random.uniform(0.1, min(RETRY_MAX_S, 0.25 * 2.0 ** min(failures, 10))))
         except Exception as error:  # a thread's exception would otherwise vanish: the bridge ends on it
             traceback.print_exc()
@@ -80,8 +91,9 @@ class BoardThread(threading.Thread):
         self._run_of_board = (0, 0)
         board, hello = connect(parse_address(self._source.port), self._source.baud, self._inbox.append)
         try:
+            self._forget_events()
             self._meet(board, hello)
-            self.trouble = None
+            self._line_trouble = None
             self._listen(board)
         except LineLost:
             self.cuts += 1
@@ -90,27 +102,38 @@ class BoardThread(threading.Thread):
             board.port.close()
 
     def _listen(self, board: Board) -> None:
-        """Take what comes until the line breaks or the bridge is stopped."""
+        """Take what comes, in order, until the line breaks or the bridge is stopped."""
         heard_s = asked_s = time.monotonic()
         while not self._stop_event.is_set():
-            replies = board.receive(POLL_S)
+            items = [*self._inbox]
+            self._inbox.clear()
+            items += board.received(0 if items else POLL_S)
+            frames = [item for item in items if isinstance(item, Frame)]
             now_s = time.monotonic()
-            if replies or self._inbox:
+            if frames:  # text and garbage are no sign of the firmware's life
                 heard_s = now_s
-            for reply in replies:
-                self._reply(board, reply)
-            while self._inbox:
-                item = self._inbox.popleft()
-                if isinstance(item, Frame):
-                    self._notice(board, item)
+            for frame in frames:
+                if frame.type & REPLY:
+                    self._reply(board, frame)
+                else:
+                    self._notice(board, frame)
             if now_s - heard_s > SILENT_S:
-                raise LineLost(f"{board.port.where}: the board has been silent for {SILENT_S:.0f} s; has it stopped?")
+                raise LineLost(f"{board.port.where}: the board has sent no frame for {SILENT_S:.0f} s; has it stopped?")
             if now_s - asked_s > HELLO_S:
                 board.greet()
                 asked_s = now_s
 
+    def _forget_events(self) -> None:
+        """Leave out events that came before the HELLO, whose run they need not be of; they come again."""
+        self._inbox = deque(x for x in self._inbox if not (isinstance(x, Frame) and x.type == Notice.EVENT))
+
     def _meet(self, board: Board, hello: Hello) -> None:
         """Learn who is there, at the beginning and when it is no longer the same."""
+        if hello.source == PcmSource.SERIAL:  # its events are of no sound that was there
+            raise Borrowed(
+                f"{board.port.where}: the board hears what is sent to it: another program borrowed it and was killed, and it goes back to "
+                "its own source after 10 s of silence, or at the latest by pdmu-console hello --reboot; or its firmware has no other source"
+            )
         if (hello.boot, hello.source) != self._run_of_board:
             model = board_model(hello, board.labels(hello), find_bundle(hello.sha256, self._bundles))
             self.intake.meet(hello, model)
@@ -126,8 +149,10 @@ class BoardThread(threading.Thread):
             self._meet(board, Hello.unpack(reply.payload))
         elif reply.type == Request.RESEND | REPLY:
             self.intake.told_kept(Kept.unpack(reply.payload))
+        elif reply.type == ERROR and reply.payload[:1] in (bytes([Request.ACK]), bytes([Request.RESEND])):
+            board.greet()  # it knows nothing of what it is asked for: it may have begun anew
         elif reply.type == ERROR:
-            raise refusal(reply)
+            self._report(f"source {self.name}: {refusal(reply)}")
 
     def _notice(self, board: Board, frame: Frame) -> None:
         if frame.type == Notice.HEALTH:
@@ -199,7 +224,7 @@ def bridge(config: AgentConfig, sources: Sequence[SourceConfig], stop: threading
         deliveries.append(delivery)
         for source in sources:
             intake = Intake(config, source.name, outbox, delivery, on_detection)
-            threads.append(BoardThread(source, [Path(m.bundle) for m in config.model], intake, stop, announce))
+            threads.append(BoardThread(source, [Path(m.bundle) for m in config.model], intake, stop, announce, report))
         return threads
 
     status = serve(config, make_threads, stop, report)

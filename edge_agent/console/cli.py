@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_agent.command import Told, guarded, log, stopped_by_signals
+from edge_agent.audio import check_file
+from edge_agent.command import Told, guarded, log, orderly_end, stopped_by_signals
 from edge_agent.config import read_config
 from edge_agent.console.bench import bench, bench_text
 from edge_agent.console.bridge import bridge, serial_sources, summary_text
@@ -18,10 +21,9 @@ from edge_agent.console.heard import same_bundle
 from edge_agent.console.monitor import Monitor
 from edge_agent.console.records import hello_record, hello_text
 from edge_agent.console.session import reboot, session
-from edge_agent.console.stream import stream_files
+from edge_agent.console.stream import readable, stream_files
 from edge_agent.console.verify import verify, verify_text
 from edge_agent.events import Detection
-from edge_agent.printer import Printer
 from edge_agent.serial_port import FORMS, Address, parse_address
 from pdmu import __version__
 from pdmu.bundle import read_bundle
@@ -39,6 +41,9 @@ EXAMPLES = """examples:
 exit status: 0 done, 1 failed, 2 wrong usage"""
 
 
+MAX_HOPS = 0xFFFF  # BENCH's number has 16 bits
+
+
 def _address(text: str) -> Address:
     try:
         return parse_address(text)
@@ -47,9 +52,25 @@ def _address(text: str) -> Address:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
+    return int(text)
+
+
+def _hops(text: str) -> int:
+    value = _positive(text)
+    if value > MAX_HOPS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_HOPS}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number of seconds")
     return value
 
 
@@ -69,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     monitor = add("monitor", "show what the board says until Ctrl+]", "--port /dev/ttyACM0")
-    monitor.add_argument("--seconds", type=float, metavar="S", help="end after so long")
+    monitor.add_argument("--seconds", type=_seconds, metavar="S", help="end after so long")
     hello = add("hello", "ask who is there", "--bundle models/cough.pdmu")
     hello.add_argument("--bundle", type=Path, metavar="FILE", help="warn where the board runs another one")
     hello.add_argument("--reboot", action="store_true", help="restart the board first")
@@ -81,10 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
     stream.add_argument("--format", choices=("table", "csv", "raven", "json"), default="table")
     stream.add_argument("--bundle", type=Path, metavar="FILE", help="the board's, where it is no shipped model: it knows the task and band")
     stream.add_argument("--rate", type=_positive, metavar="HZ", help="the true sample rate, where the files' own is wrong")
-    for command in (check, stream):
-        command.add_argument("--discard", action="store_true", help="lose detections that the board keeps for somebody")
     timing = add("bench", "measure what a hop costs on the board", "--hops 100")
-    timing.add_argument("--hops", type=_positive, default=62, metavar="N", help="how many to run (default 62: about a second of sound)")
+    for command, when in ((check, ""), (stream, ""), (timing, ""), (hello, "with --reboot: ")):
+        command.add_argument("--discard", action="store_true", help=f"{when}lose detections that the board keeps for somebody")
+    timing.add_argument("--hops", type=_hops, default=62, metavar="N", help="how many to run (default 62: about a second of sound)")
     relay = add("bridge", "bring the boards' detections to the broker until stopped", "--config agent.toml", default=None)
     relay.add_argument("--config", type=Path, metavar="FILE", help="the agent's TOML; default /etc/pdmu/agent.toml where it exists")
     relay.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="over file and environment; may be repeated")
@@ -107,7 +128,7 @@ def cmd_hello(args: argparse.Namespace) -> int:
     """`pdmu-console hello`."""
     bundle = read_bundle(args.bundle) if args.bundle else None
     if args.reboot:
-        reboot(args.port, args.baud)
+        reboot(args.port, args.baud, args.discard)
     with session(args.port, args.baud, args.bundle) as met:
         _print(args.json, hello_record(met.board.port.where, met.hello, met.labels), hello_text)
         if bundle is not None:
@@ -121,23 +142,26 @@ def cmd_hello(args: argparse.Namespace) -> int:
 def cmd_verify(args: argparse.Namespace) -> int:
     """`pdmu-console verify`."""
     bundle = read_bundle(args.bundle)
+    for path in args.files:  # all of them before the board is touched
+        check_file(path)
     with session(args.port, args.baud, args.bundle) as met:
         return verify(met, args.bundle, bundle, args.files, args.discard, lambda r: _print(args.json, r, verify_text))
 
 
 def cmd_stream(args: argparse.Namespace) -> int:
     """`pdmu-console stream`."""
-    with session(args.port, args.baud, args.bundle) as met:
-        printer = Printer("json" if args.json else args.format, sys.stdout)
-        return stream_files(met, args.files, printer, args.rate, args.discard)
+    files = readable(args.files, args.rate)
+    failed = int(len(files) < len(args.files))
+    if files:
+        with session(args.port, args.baud, args.bundle) as met:
+            failed |= stream_files(met, files, "json" if args.json else args.format, args.rate, args.discard)
+    return failed
 
 
 def cmd_bench(args: argparse.Namespace) -> int:
     """`pdmu-console bench`."""
-    if args.hops > 0xFFFF:
-        raise UserError(f"--hops {args.hops}: at most {0xFFFF}")
     with session(args.port, args.baud) as met:
-        _print(args.json, bench(met, args.hops), bench_text)
+        _print(args.json, bench(met, args.hops, args.discard), bench_text)
     return 0
 
 
@@ -167,7 +191,8 @@ COMMANDS = {"monitor": cmd_monitor, "hello": cmd_hello, "verify": cmd_verify, "s
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = build_parser().parse_args(argv)
-    return guarded(lambda: COMMANDS[args.command](args))
+    with contextlib.nullcontext() if args.command in ("monitor", "bridge") else orderly_end():  # those two stop by themselves
+        return guarded(lambda: COMMANDS[args.command](args))
 
 
 if __name__ == "__main__":

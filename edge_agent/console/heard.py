@@ -28,7 +28,7 @@ def find_bundle(sha256: str, paths: Iterable[Path] = ()) -> Bundle | None:
 
 
 def board_model(hello: Hello, labels: list[Label], bundle: Bundle | None) -> ModelFacts:
-    """Return the facts about a board's model; a board itself tells neither task nor band.
+    """Return the facts about a board's model; a board itself tells neither task nor band, and cuts long names.
 
     Raises
     ------
@@ -38,8 +38,10 @@ def board_model(hello: Hello, labels: list[Label], bundle: Bundle | None) -> Mod
     if not (hello.sample_rate_hz and hello.samples_per_step and hello.smooth_steps and labels):
         raise malformed("HELLO")
     band_hz = (bundle.frontend.f_min_hz, bundle.frontend.f_max_hz) if bundle else (0.0, hello.sample_rate_hz / 2)
+    info = bundle.info if bundle else {}
+    name, version = str(info.get("name") or hello.model), str(info.get("version") or hello.version)
     return ModelFacts(
-        ModelInfo(hello.model, hello.version, hello.sha256, "c", "int16x8"), str(bundle.info.get("task", "")) if bundle else "",
+        ModelInfo(name, version, hello.sha256, "c", "int16x8"), str(info.get("task", "")),
         bundle.contract if bundle else hello.contract, tuple(x.name for x in labels),
         tuple(x.threshold_sum / (hello.smooth_steps * 32768) for x in labels), hello.sample_rate_hz, hello.samples_per_step, band_hz,
     )  # fmt: skip

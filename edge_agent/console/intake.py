@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from edge_agent.agent import OnDetection
-from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept, PcmSource
+from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept
 from edge_agent.channel import Found
 from edge_agent.config import AgentConfig
 from edge_agent.console.board_clock import BoardClock
@@ -22,6 +22,9 @@ from edge_agent.outbox import Outbox, message
 from edge_agent.ports import Delivery
 from pdmu.config import to_dict
 from pdmu.detector import Rejected
+from pdmu.errors import UserError
+
+LOST_TOLD_S = 1.0  # beyond an interval of health reports, so that one of them tells
 
 
 class Counts(NamedTuple):
@@ -57,18 +60,37 @@ class Intake:
         self._on_detection, self._topics = on_detection, Topics(config.agent.node)
         self._rejections = MinuteLimit(config.agent.rejected_per_minute)
         self._boot, self._samples_from, self._lost, self._dropped = 0, 0, 0, 0  # of the board's present run
+        self._lost_trouble_s, self._lost_until_s = config.agent.health_interval_s + LOST_TOLD_S, 0.0
         self._model: ModelFacts
         self._clock: BoardClock
 
     def meet(self, hello: Hello, model: ModelFacts) -> None:
-        """Begin with a board, or go on with one that came back."""
+        """Begin with a board, or go on with one that came back.
+
+        Raises
+        ------
+        UserError
+            It counts anew what has been stored by the same name.
+        """
+        last = self.last if hello.boot == self._boot else self._outbox.mark(self._mark(hello.boot))
+        if hello.next_seq - 1 < last:
+            raise UserError(
+                f"the board's next detection is {hello.next_seq}, but {last} of its run {hello.boot:016x} are known: it has begun anew by "
+                "an old name, and its detections cannot be told from those; restart it: pdmu-console hello --reboot"
+            )
         if hello.boot != self._boot:
-            self._lost, self._dropped = 0, 0
-            self.last = self._outbox.mark(self._mark(hello.boot))
+            self._lost, self._dropped, self.last = 0, 0, last
         if (hello.boot, hello.source) != (self._boot, self._samples_from):
-            self._clock = BoardClock(model.sample_rate_hz, hello.source != PcmSource.SERIAL)
+            self._clock = BoardClock(model.sample_rate_hz)
         self._clock.doubt()
         self._boot, self._samples_from, self._model = hello.boot, hello.source, model
+
+    @property
+    def trouble(self) -> str | None:
+        """That the board has lost detections, for as long as it takes to be in a health report."""
+        if time.monotonic() >= self._lost_until_s:
+            return None
+        return f"the board had no memory left for {self._lost} detections since its start: they are lost; was the bridge or the line away?"
 
     @property
     def dated(self) -> bool:
@@ -80,7 +102,7 @@ class Intake:
 
     def told_health(self, health: BoardHealth) -> None:
         """Take a HEALTH."""
-        advance = self._clock.observe(health.samples, time.monotonic())
+        advance = self._clock.observe(health.samples, health.uptime_ms, time.monotonic())
         self.health.told(advance, health.rms, health.clipped, int(health.dropped > self._dropped))
         self._dropped = health.dropped
         self._note_lost(health.lost)
@@ -141,4 +163,4 @@ class Intake:
     def _note_lost(self, lost: int) -> None:
         if lost > self._lost:
             self.counts = self.counts._replace(lost=self.counts.lost + lost - self._lost)
-            self._lost = lost
+            self._lost, self._lost_until_s = lost, time.monotonic() + self._lost_trouble_s

@@ -12,6 +12,7 @@ import termios
 import threading
 import time
 import tty
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -29,6 +30,7 @@ POLL_S = 0.1
 HELLO_S = 8.0  # between HELLOs: a board that was restarted gets its name again, and one that is late its first
 GARBAGE_S = 1.0  # between two lines about it
 RETRY_S = 5.0  # longest wait before a line is tried again
+SHOWN = 1024  # detections remembered: many times what a board keeps
 
 
 class Monitor:
@@ -45,7 +47,7 @@ class Monitor:
         self._out, self._json = out, as_json
         self._where, self._boot = "", 0
         self._model: ModelFacts | None = None
-        self._shown: set[tuple[int, int]] = set()  # detections, by (boot, seq): they come again until somebody takes them
+        self._shown: deque[tuple[int, int]] = deque(maxlen=SHOWN)  # the last (boot, seq): they come again until somebody takes them
         self._early: list[Frame] = []  # notices that came before the board had told its labels
         self._garbage, self._garbage_s = 0, 0.0  # bytes not yet told of, and when some last were
         self._line_open = False  # the last text did not end its line
@@ -130,9 +132,10 @@ class Monitor:
                 self._write(r, f"# {health_text(r)}")
             elif frame.type == Notice.EVENT:
                 event = BoardEvent.unpack(frame.payload)
-                if event.seq and (self._boot, event.seq) in self._shown:
-                    return
-                self._shown.add((self._boot, event.seq))
+                if event.seq:
+                    if (self._boot, event.seq) in self._shown:
+                        return
+                    self._shown.append((self._boot, event.seq))
                 r = heard_record(self._where, self._boot, event, model)
                 self._write(r, f"# {heard_text(r)}")
         except ProtocolError as error:

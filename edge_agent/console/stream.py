@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from edge_agent.audio import FileSource
+from edge_agent.audio import FileSource, check_file
 from edge_agent.board_messages import BoardEvent, PcmSource
 from edge_agent.channel import Found
 from edge_agent.console.heard import found_event
@@ -121,8 +121,25 @@ def _blocks(source: FileSource, complaints: list[UserError]) -> Iterator[Pcm]:
         source.close()
 
 
-def stream_files(met: Session, paths: Sequence[Path], printer: Printer, rate_hz: int | None, discard: bool) -> int:
+def readable(paths: Sequence[Path], rate_hz: int | None) -> list[Path]:
+    """Return the recordings that can be opened; each other one costs one line on stderr."""
+    found = []
+    for path in paths:
+        try:
+            check_file(path, rate_hz)
+            found.append(path)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+    return found
+
+
+def stream_files(met: Session, paths: Sequence[Path], form: str, rate_hz: int | None, discard: bool) -> int:
     """Have the board hear recordings one after another; a bad one costs one line on stderr and the exit status, not the others.
+
+    Parameters
+    ----------
+    form : str
+        See `Printer`.
 
     Returns
     -------
@@ -136,6 +153,7 @@ def stream_files(met: Session, paths: Sequence[Path], printer: Printer, rate_hz:
     """
     failed = 0
     with fed(met, discard):
+        printer = Printer(form, sys.stdout)
         for path in paths:
             with Progress(path.name) as progress:
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from edge_agent.board_messages import Feature, PcmSource, StageSum, StageValues
 from edge_agent.console.heard import same_bundle
 from edge_agent.console.progress import Progress
 from edge_agent.console.records import record
-from edge_agent.console.session import Session, fed
+from edge_agent.console.session import Session, attended, fed
 from edge_agent.link import Frame, Notice, Received
 from edge_agent.pcm_stream import PcmStream
 from pdmu.bundle import Bundle
@@ -78,8 +79,8 @@ def law_bytes(law: LawTrace, call: StageSum | StageValues) -> bytes:
     return values.astype(values.dtype.newbyteorder("<")).tobytes()
 
 
-def verify_signal(met: Session, bundle: Bundle, pcm: NDArray[np.int16], progress: Progress) -> tuple[Difference | None, int]:
-    """Have the board hear PCM int16 [n] from the start, and compare.
+def verify_signal(met: Session, bundle: Bundle, law: LawTrace, pcm: NDArray[np.int16], progress: Progress) -> tuple[Difference | None, int]:
+    """Have the board hear PCM int16 [n] from the start, and compare with `law`, what the law makes of it.
 
     Returns
     -------
@@ -92,7 +93,6 @@ def verify_signal(met: Session, bundle: Bundle, pcm: NDArray[np.int16], progress
     UserError
         The line lost too much for a verdict, or broke.
     """
-    law = law_trace(bundle, pcm)
     comparison = Comparison(law)
     for _ in range(PASSES):
         _replay(met, pcm, (1, 0, 0, 0), comparison.take, lambda: comparison.first is not None, progress)
@@ -206,17 +206,23 @@ def verify(met: Session, path: Path, bundle: Bundle, files: Sequence[Path], disc
     if Feature.TRACE not in met.hello.features:
         raise UserError("the board's firmware was built without TRACE: build it with tracing to verify it")
     same_bundle(met.hello, bundle, path)
-    failed, rate_hz = False, bundle.frontend.sample_rate_hz
+    failed = False
     with fed(met, discard):
         for file in [None, *files]:
-            pcm, name = (golden_pcm(), "golden") if file is None else (read_pcm(file, rate_hz), str(file))
+            pcm, law = attended(met.board, partial(_by_law, bundle, file))
+            name = "golden" if file is None else str(file)
             with Progress(name) as progress:
-                difference, calls = verify_signal(met, bundle, pcm, progress)
+                difference, calls = verify_signal(met, bundle, law, pcm, progress)
             failed |= difference is not None
             told = {**difference._asdict(), "message": str(difference)} if difference else None
             say(record("signal", signal=name, equal=difference is None, calls=calls, samples=len(pcm), difference=told))
     say(record("verdict", equal=not failed, board=met.hello.board, firmware=met.hello.firmware, sha256=bundle.sha256))
     return int(failed)
+
+
+def _by_law(bundle: Bundle, file: Path | None) -> tuple[NDArray[np.int16], LawTrace]:
+    pcm = golden_pcm() if file is None else read_pcm(file, bundle.frontend.sample_rate_hz)
+    return pcm, law_trace(bundle, pcm)
 
 
 def read_pcm(path: Path, rate_hz: int) -> NDArray[np.int16]:

@@ -45,6 +45,11 @@ def eventful_bundle(seed: int, pcm: np.ndarray) -> Bundle:
 def build_board(bundle: Bundle, folder: Path, build: str = "sanitized") -> Path:
     """Export a bundle and build its ``pdmu-board``."""
     export_c(bundle, folder)
+    return make_board(folder, build)
+
+
+def make_board(folder: Path, build: str) -> Path:
+    """Build the ``pdmu-board`` of an exported folder."""
     flags = " ".join(BUILDS[build])
     done = subprocess.run(["make", "-s", "pdmu-board", f"CFLAGS={flags}"], cwd=folder, capture_output=True, text=True, check=False)
     if build == "sanitized" and "cannot find -l" in done.stderr:
@@ -108,11 +113,9 @@ class Sent(NamedTuple):
     events: list[BoardEvent]
 
 
-def sent(process: Running, line: Board, bundle: Bundle, pcm: np.ndarray, *trace: int) -> Sent:
-    """Send a stream, to its end, under a trace if its arguments are given."""
+def sent(process: Running, line: Board, bundle: Bundle, pcm: np.ndarray) -> Sent:
+    """Send a stream, to its end."""
     line.reset(PcmSource.SERIAL)
-    if trace:
-        line.trace(*trace)
     stream = PcmStream(line)
     stream.push(pcm)
     stream.drain()

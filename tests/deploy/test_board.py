@@ -5,18 +5,21 @@ from __future__ import annotations
 import signal
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deploy.c_export import export_c
 from edge_agent.board import Board, Refusal
 from edge_agent.board_messages import Feature, Outcome, PcmSource, PcmTaken, StageSum, StageValues
-from edge_agent.link import Notice, Request, encode_frame
-from edge_agent.pcm_stream import PcmStream
+from edge_agent.link import Frame, Notice, Request, encode_frame
 from pdmu.state_layout import STAGES, law_trace, split_state, stage_name
-from tests.deploy.boards import BANNER, LONG_NAME, PCM, Built, assert_state, built, eventful_bundle, put_pcm, running, sent
+from tests.deploy.boards import BANNER, LONG_NAME, PCM, Built, assert_state, built, eventful_bundle, make_board, put_pcm, running, sent
 
 pytest.importorskip("serial", reason="pyserial is not installed: boards are NOT TESTED HERE; pip install pyserial")
+
+TICKS = "(uint32_t)(monotonic_ns() / (1000000000u / TICK_HZ))"  # of pdmu-board
 
 
 def test_hello_and_labels_tell_the_model(board: Built) -> None:
@@ -91,7 +94,8 @@ def test_sums_and_values_of_every_stage_are_the_law_s(other: Built) -> None:
     law = law_trace(bundle, pcm).stages
     with running(other.program) as process:
         line, _ = process.connect()
-        sent(process, line, bundle, pcm, 1)
+        line.trace(1)
+        sent(process, line, bundle, pcm)
         sums = [StageSum.unpack(p) for p in process.notices(Notice.STAGE)]
         got = {(stage_name(s.stage, s.layer), s.call): (s.size, s.crc32) for s in sums}
         assert len(got) == len(sums)
@@ -99,7 +103,8 @@ def test_sums_and_values_of_every_stage_are_the_law_s(other: Built) -> None:
         largest = max(law, key=lambda name: law[name][0].nbytes)
         stage = next(i for i in range(len(STAGES)) if largest in (stage_name(i, k) for k in range(4)))
         layer = next(k for k in range(4) if stage_name(stage, k) == largest)
-        sent(process, line, bundle, pcm, 2, stage, layer, 1)
+        line.trace(2, stage, layer, 1)
+        sent(process, line, bundle, pcm)
     parts = [StageValues.unpack(p) for p in process.notices(Notice.VALUES)]
     assert {(p.stage, p.layer, p.call, p.total) for p in parts} == {(stage, layer, 1, law[largest][1].nbytes)}
     assert [p.offset for p in parts] == [230 * i for i in range(len(parts))]
@@ -154,12 +159,8 @@ def test_a_bad_line_costs_time_alone(board: Built) -> None:
     with running(board.program) as process:
         line, _ = process.connect()
         line.port = LossyPort(line)
-        line.reset(PcmSource.SERIAL)
-        stream = PcmStream(line)
-        stream.push(pcm)
-        stream.drain()
-        line.finish(len(pcm))
-        assert_state(board.bundle, split_state(board.bundle, line.state()), pcm)
+        state, _ = sent(process, line, board.bundle, pcm)
+        assert_state(board.bundle, state, pcm)
 
 
 def test_a_full_buffer_takes_nothing_of_what_does_not_fit(board: Built) -> None:
@@ -191,3 +192,36 @@ def test_bench_times_every_part_and_leaves_a_fresh_stream(board: Built) -> None:
             line.bench(1, 1.0)
         state, _ = sent(process, line, board.bundle, PCM[:3000])
         assert_state(board.bundle, state, PCM[:3000])
+
+
+def test_a_board_listens_during_a_bench_and_reset_ends_it(board: Built) -> None:
+    with running(board.program) as process:
+        line, _ = process.connect()
+        line.reset(PcmSource.SERIAL)
+        begun = line.send(Request.BENCH, struct.pack("<H", 65535))
+        assert line.hello().pcm_free == 1024
+        refused_meanwhile = {Request.PCM: b"\0" * 4, Request.FINISH: b"\0" * 4, Request.STATE: b"\0" * 4, Request.BENCH: b"\1\0"}
+        for request, payload in refused_meanwhile.items():
+            with pytest.raises(Refusal, match="BENCH is under way") as refused:
+                line.request(request, payload)
+            assert refused.value.code == 3
+        line.send(Request.RESET, bytes([PcmSource.SERIAL]))
+        answers: list[Frame] = []
+        while len(answers) < 2:
+            answers += line.receive(1.0)
+        assert (answers[0].tag, answers[0].payload[:2]) == (begun, bytes([Request.BENCH, 3]))
+        assert answers[1].type == Request.RESET | 0x80
+        assert line.bench(3, 10.0).hops == 3
+
+
+def test_a_bench_ends_before_its_sums_go_round(board: Built, tmp_path: Path) -> None:
+    export_c(board.bundle, tmp_path)
+    source = tmp_path / "host/board.c"
+    text = source.read_text()
+    assert text.count(TICKS) == 1
+    source.write_text(text.replace(TICKS, f"{TICKS} * 40000u"))  # a counter so fast that it goes round every 10 ms
+    with running(make_board(tmp_path, "O2")) as process:
+        line, _ = process.connect()
+        ticks = line.bench(65535, 60.0)
+        assert 0 < ticks.hops < 65535
+        assert 2**31 <= ticks.all == ticks.frontend + ticks.network + ticks.detector

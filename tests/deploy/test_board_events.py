@@ -16,12 +16,12 @@ from edge_agent.board_messages import BoardHealth, Hello, Outcome, PcmSource
 from edge_agent.link import Deframer, Frame, Notice, Request, encode_frame
 from edge_agent.pcm_stream import PcmStream
 from pdmu.state_layout import law_trace, split_state
-from tests.deploy.boards import BANNER, PCM, Built, assert_state, heard_within, put_pcm, running, sent
+from tests.deploy.boards import BANNER, PCM, Built, Running, assert_state, heard_within, put_pcm, running, sent
 
 pytest.importorskip("serial", reason="pyserial is not installed: boards are NOT TESTED HERE; pip install pyserial")
 
 KEPT = 16  # PDMU_BOARD_EVENTS
-GONE_S = 10  # HOST_GONE_MS
+HOST_GONE_S = 10.0
 
 
 def test_events_come_again_until_they_are_acknowledged(board: Built) -> None:
@@ -118,24 +118,42 @@ def test_a_cut_line_is_taken_up_where_it_was(board: Built) -> None:
         assert {e.seq for e in process.events()} - {0} == set(range(1, line.hello().next_seq))
 
 
-def test_a_borrowed_board_that_nobody_gives_back_hears_for_itself_again(board: Built) -> None:
-    with running(board.program, "--tcp", "0", "--source", "clip", "--pace") as process:
+def lent_to_nobody(process: Running, clip_s: float) -> tuple[int, int]:
+    """Let a board hear its clip, then a host's stream under trace, then no more; return the numbers of the next event after either."""
+    line, hello = process.connect()
+    assert hello.source == PcmSource.CLIP
+    heard_within(process, line, clip_s)
+    line.reset(PcmSource.SERIAL)
+    first = line.hello().next_seq
+    line.trace(1)
+    stream = PcmStream(line)
+    stream.push(PCM[:5000])
+    stream.drain()
+    line.receive(0.2)
+    after = line.hello().next_seq
+    line.port.close()
+    time.sleep(HOST_GONE_S + 0.5)
+    return first, after
+
+
+def test_a_board_lent_to_a_host_that_is_gone_returns_to_its_own_source(board: Built, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.s16le"
+    clip.write_bytes(np.concatenate([PCM[:7001], np.zeros(16000 * 60, np.int16)]).astype("<i2").tobytes())
+    with running(board.program, "--source", "clip", "--clip", str(clip), "--pace") as process:
+        first, after = lent_to_nobody(process, 0.4)
+        assert 1 < first < after < KEPT, "both streams have detections, and the memory holds all"
+        process.heard.clear()
         line, hello = process.connect()
-        line.reset(PcmSource.SERIAL)
-        line.trace(1)
-        put_pcm(line, 0, PCM[:50])
-        line.port.close()
-        time.sleep(GONE_S / 2)
-        line, during = process.connect()
-        put_pcm(line, 50, PCM[:0])  # somebody goes on with it
-        asked_s = time.monotonic()
-        while time.monotonic() < asked_s + GONE_S - 1:
-            assert line.hello().source == PcmSource.SERIAL
-            line.receive(0.5)
-        time.sleep(1.5)
-        assert (hello.source, during.source, line.hello().source) == (PcmSource.CLIP, PcmSource.SERIAL, PcmSource.CLIP)
-        line.receive(0.5)
-    assert process.notices(Notice.STAGE) == [], "the trace is off"
+        assert hello.source == PcmSource.CLIP
+        kept = line.resend()
+        line.hello()
+        events = {e.seq: e for e in process.events() if e.seq}
+        assert kept.first == 1 and set(events) == set(range(1, first)) | set(range(after, hello.next_seq))
+        assert process.notices(Notice.STAGE) == [], "the trace is off"
+        line.hello()
+        assert BoardHealth.unpack(process.notices(Notice.HEALTH)[-1]).pending == len(events)
+        line.acknowledge(first - 1)  # and the gap closes
+        assert line.resend().first == after
 
 
 def test_the_clip_plays_in_real_time_and_round(board: Built, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_no_input_of_the_corpus_breaks_a_board(tmp_path: Path) -> None:
         ("board_events.c", "board->oldest_seq == PDMU_BOARD_EVENTS", "board->oldest_seq > PDMU_BOARD_EVENTS", "more events kept"),
         ("board_requests.c", " && samples <= board_pcm_free(board)", "", "more samples taken"),
         ("board_events.c", "!board->boot || board->send_seq", "board->send_seq", "an event before HELLO"),
+        ("pdmu_frame.c", "(deframer->size < PDMU_FRAME_CODE)", "(deframer->size <= PDMU_FRAME_CODE)", "out of bounds"),
     ],
 )
 def test_mistakes_in_a_board_are_found(name: str, right: str, wrong: str, complaint: str, tmp_path: Path) -> None:

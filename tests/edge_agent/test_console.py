@@ -27,7 +27,6 @@ from edge_agent.board_messages import PcmSource
 from edge_agent.cli import main as agent_main
 from edge_agent.console.cli import main
 from edge_agent.link import Frame, Notice, Request, encode_frame
-from edge_agent.pcm_stream import PcmStream
 from edge_agent.serial_port import SerialPort, parse_address
 from tests.edge_agent.conftest import WAIT_S, console_process, wait_until
 from tests.helpers import scene, tiny_bundle
@@ -173,27 +172,12 @@ def test_bench(capsys: pytest.CaptureFixture[str], line: str) -> None:
     assert re.search(r"^network +\d+\.\d$", out, re.MULTILINE)
 
 
-def test_detections_that_wait_for_somebody_are_not_taken_by_accident(capsys: pytest.CaptureFixture[str], line: str, wav: Path) -> None:
-    board, _ = connect(parse_address(line), None)
-    board.reset(PcmSource.SERIAL)
-    stream = PcmStream(board)
-    stream.push(scene([(0.5, 1.0)], 2))
-    stream.drain()
-    assert board.finish(stream.samples) == 1
-    board.port.close()
-    status, out, err = run(capsys, "stream", wav, "--port", line, "--json")
-    assert (status, out) == (1, "")
-    assert "the board keeps 1 detections that nobody has taken yet" in err
-    status, out, _ = run(capsys, "stream", wav, "--port", line, "--json", "--discard")
-    assert (status, len(lines_of(out))) == (0, 2)
-    assert run(capsys, "stream", wav, "--port", line, "--json")[0] == 0  # its own it has taken
-
-
-def test_what_was_heard_before_goes_on_afterwards(capsys: pytest.CaptureFixture[str], board_program: Path, wav: Path) -> None:
-    with running_board(board_program, "--pty", "--source", "clip", "--pace") as line:
-        assert run(capsys, "stream", wav, "--port", line, "--discard")[0] == 0
-        (r,) = lines_of(run(capsys, "hello", "--port", line, "--json")[1])
-    assert r["source"] == "clip"
+def test_files_are_looked_at_before_the_board(capsys: pytest.CaptureFixture[str], bundle_path: Path, wav: Path) -> None:
+    nowhere = ("--port", "socket://127.0.0.1:1")
+    for arguments in (("stream", wav.parent / "no.wav"), ("verify", "--bundle", bundle_path, wav, wav.parent / "no.wav")):
+        status, out, err = run(capsys, *arguments, *nowhere)
+        assert (status, out) == (1, "")
+        assert err == f"error: {wav.parent / 'no.wav'}: cannot be read: No such file or directory\n"
 
 
 def test_a_line_cut_in_the_middle_is_one_error(board_program: Path, tmp_path: Path) -> None:
@@ -304,11 +288,29 @@ def test_monitor_on_a_terminal_leaves_with_its_key(line: str) -> None:
 
 
 def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["hello", "--port", "usb0"], ["stream"], ["bench", "--hops", "0"], []):
+    for arguments in (["hello", "--port", "usb0"], ["stream"], []):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
     assert "usage: pdmu-console" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--hops", "0"], "argument --hops: '0' is not a positive whole number"),
+        (["bench", "--hops", "65536"], "argument --hops: 65536 is more than 65535"),
+        (["hello", "--baud", "0"], "argument --baud: '0' is not a positive whole number"),
+        (["stream", "a.wav", "--rate", "x"], "argument --rate: 'x' is not a positive whole number"),
+        (["monitor", "--seconds", "nan"], "argument --seconds: 'nan' is not a positive number of seconds"),
+        (["monitor", "--seconds", "-1"], "argument --seconds: '-1' is not a positive number of seconds"),
+    ],
+)
+def test_wrong_numbers_are_named(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {message}\n")
 
 
 @pytest.mark.parametrize("command", ["monitor", "hello", "verify", "stream", "bench", "bridge"])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import signal
+import socket
+import struct
 import subprocess
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -18,10 +23,13 @@ import pytest
 from benchmarks.board_program import running_board
 from benchmarks.line_cutter import LineCutter
 from edge_agent.board import connect
+from edge_agent.board_messages import REBOOT_MAGIC
 from edge_agent.cli import main as agent_main
 from edge_agent.console.cli import main
 from edge_agent.console.heard import event_id
 from edge_agent.events import SCHEMA_DIR
+from edge_agent.link import ERROR, REPLY, Deframer, Frame, Received, Request, encode_frame
+from edge_agent.pcm_stream import PcmStream
 from edge_agent.serial_port import parse_address
 from tests.edge_agent.conftest import WAIT_S, Broker, Subscriber, console_process, wait_until
 from tests.helpers import scene
@@ -38,11 +46,12 @@ def line(board_program: Path, tmp_path: Path) -> Iterator[LineCutter]:
         yield cutter
 
 
-def bridge_toml(folder: Path, broker: Broker, line: LineCutter, extra: str = "") -> Path:
+def bridge_toml(folder: Path, broker: Broker, line: LineCutter | str, extra: str = "") -> Path:
+    port = line if isinstance(line, str) else f"socket://127.0.0.1:{line.port}"
     path = folder / "agent.toml"
     path.write_text(
         f'[agent]\nnode = "t1"\nstate_dir = "{folder}/state"\n{extra}\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n'
-        f'[[source]]\nname = "b0"\ntype = "serial"\nport = "socket://127.0.0.1:{line.port}"\n'
+        f'[[source]]\nname = "b0"\ntype = "serial"\nport = "{port}"\n'
     )
     return path
 
@@ -87,6 +96,109 @@ def test_each_detection_once_after_20_cuts_and_a_kill(tmp_path: Path, line: Line
     assert set(ids.values()) == {1}
     assert sorted(d["seq"] for d in subscriber.of("b0/detection") + subscriber.of("/replay")) == list(range(1, last + 1))
     assert "source b0: works again" in err
+
+
+def test_a_board_that_restarts_on_an_open_line_loses_nothing(
+    tmp_path: Path, board_program: Path, broker: Broker, subscriber: Subscriber
+) -> None:
+    clip = tmp_path / "clip"
+    clip.write_bytes(scene([(0.2, 0.6)], PERIOD_S).tobytes())
+    with running_board(board_program, "--pty", "--source", "clip", "--clip", clip, "--pace") as path:
+        config = bridge_toml(tmp_path, broker, f"port:{path}")
+        bridge = console_process("bridge", "--config", config)
+        wait_until(lambda: len(subscriber.of("b0/detection")) >= 3, "detections")
+        with Path(path).open("wb", buffering=0) as line:  # the bridge has it open all the while
+            line.write(encode_frame(Request.REBOOT, 0, struct.pack("<I", REBOOT_MAGIC)))
+        before = len(subscriber.of("b0/detection"))
+        wait_until(lambda: len(subscriber.of("b0/detection")) >= before + 6, "those of the next run")
+        out, err = stopped(bridge)
+        board, hello = connect(parse_address(path), None)
+        kept = board.resend()
+        board.port.close()
+    ids = [d["id"] for d in subscriber.of("b0/detection") + subscriber.of("/replay")]
+    assert len(set(ids)) == len(ids)
+    assert kept.first > 4
+    assert {str(event_id(hello.boot, seq, "t1", "b0")) for seq in range(1, kept.first)} <= set(ids)
+    assert "the line was lost 0 times" in err
+
+
+def test_what_a_borrowed_board_hears_is_not_published(tmp_path: Path, board_program: Path, broker: Broker, subscriber: Subscriber) -> None:
+    with running_board(board_program, "--pty") as path:
+        board, _ = connect(parse_address(path), None)
+        stream = PcmStream(board)
+        stream.push(scene([(0.5, 1.0)], 2))
+        stream.drain()
+        assert board.finish(stream.samples) == 1
+        board.port.close()  # as a program that was killed
+        config = bridge_toml(tmp_path, broker, f"port:{path}", "health_interval_s = 1.0")
+        bridge = console_process("bridge", "--config", config)
+        wait_until(lambda: any("borrowed it and was killed" in str(h["troubles"]) for h in subscriber.of("/health")), "the trouble")
+        time.sleep(3)  # a kept detection is sent every 2 s
+        _, err = stopped(bridge)
+        board, _ = connect(parse_address(path), None)
+        assert board.resend().first == 1
+        board.port.close()
+    assert subscriber.of("b0/detection") == []
+    assert "the board hears what is sent to it" in err
+
+
+def relay(damage: Callable[[Received], bytes | None], upstream: int, listener: socket.socket) -> None:
+    """Forward between one client of `listener` and a board; what the board says is replaced by what `damage` returns, if it does."""
+    deframer = Deframer()
+    client, board = listener.accept()[0], socket.create_connection(("127.0.0.1", upstream))
+    with client, board:
+        while True:
+            for end in select.select([client, board], [], [])[0]:
+                data = end.recv(4096)
+                if not data:
+                    return
+                if end is client:
+                    board.sendall(data)
+                    continue
+                for item in deframer.feed(data):
+                    if isinstance(item, Frame):
+                        changed = damage(item)
+                        client.sendall(encode_frame(*item) if changed is None else changed)
+
+
+@contextmanager
+def relayed_board(board_program: Path, clip: Path, damage: Callable[[Received], bytes | None]) -> Iterator[str]:
+    """A board that hears a burst a second, behind `relay`: its address."""
+    clip.write_bytes(scene([(0.2, 0.6)], PERIOD_S).tobytes())
+    arguments = ("--tcp", "0", "--source", "clip", "--clip", clip, "--pace")
+    with running_board(board_program, *arguments) as address, socket.create_server(("127.0.0.1", 0)) as listener:
+        upstream = int(address.rpartition(":")[2])
+        threading.Thread(target=relay, args=(damage, upstream, listener), daemon=True).start()
+        yield f"socket://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_text_is_no_sign_of_life(tmp_path: Path, board_program: Path, broker: Broker, subscriber: Subscriber) -> None:
+    hung = threading.Event()
+    with relayed_board(board_program, tmp_path / "clip", lambda _: b"bootloader: no image\r\n" if hung.is_set() else None) as port:
+        bridge = console_process("bridge", "--config", bridge_toml(tmp_path, broker, port, "health_interval_s = 1.0"))
+        wait_until(lambda: subscriber.of("b0/detection"), "a detection")
+        hung.set()
+        wait_until(lambda: any("has sent no frame for 12 s" in str(h["troubles"]) for h in subscriber.of("/health")), "the trouble")
+        stopped(bridge)
+
+
+def test_a_refused_request_does_not_take_the_line_down(tmp_path: Path, board_program: Path, broker: Broker, subscriber: Subscriber) -> None:
+    refused: list[int] = []
+
+    def refuse(item: Received) -> bytes | None:
+        if not isinstance(item, Frame) or item.type != Request.ACK | REPLY or len(refused) >= 2:
+            return None
+        refused.append(Request.ACK if not refused else Request.BENCH)
+        return encode_frame(ERROR, item.tag, bytes([refused[-1], 2]) + b"not so\0")
+
+    with relayed_board(board_program, tmp_path / "clip", refuse) as port:
+        bridge = console_process("bridge", "--config", bridge_toml(tmp_path, broker, port))
+        wait_until(lambda: len(subscriber.of("b0/detection")) >= 4, "detections after it")
+        _, err = stopped(bridge)
+    assert refused == [Request.ACK, Request.BENCH]
+    assert "source b0: the board refuses BENCH: not so" in err
+    assert "the board refuses ACK" not in err
+    assert "the line was lost 0 times" in err
 
 
 def test_payloads_status_and_summary(tmp_path: Path, line: LineCutter, broker: Broker, subscriber: Subscriber) -> None:

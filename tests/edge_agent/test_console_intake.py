@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import struct
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept, Outcome, PcmSource, ProtocolError
+from edge_agent.board_messages import BoardEvent, BoardHealth, Hello, Kept, Label, Outcome, PcmSource, ProtocolError
 from edge_agent.config import AgentConfig, NodeConfig
 from edge_agent.console.board_clock import WRAP, BoardClock
+from edge_agent.console.heard import board_model
 from edge_agent.console.intake import Answer, Intake
 from edge_agent.events import SCHEMA_DIR, Detection, ModelFacts, ModelInfo
 from edge_agent.outbox import Outbox
+from pdmu.errors import UserError
+from tests.helpers import tiny_bundle
 
 RATE_HZ, STEP = 16000, 512
+UP_MS = 60_000
 INFO = ModelInfo("m", "1", "a" * 64, "c", "int16x8")
 MODEL = ModelFacts(INFO, "cough", "0" * 16, ("cough", "other"), (0.5, 0.5), RATE_HZ, STEP, (0, 8000))
 
@@ -39,13 +44,13 @@ class Bench:
         self.intake = Intake(AgentConfig(NodeConfig(node="t1", rejected_per_minute=5)), "b0", self.outbox, Wakes(), self.said.append)
         self.meet(boot)
 
-    def meet(self, boot: int) -> None:
-        hello = Hello(1, 0, STEP, RATE_HZ, boot, 1, 0, 2, PcmSource.MICROPHONE, 3, 0, "b", "f", "m", "1", "a" * 64, "0" * 16)
+    def meet(self, boot: int, next_seq: int = 9) -> None:
+        hello = Hello(1, 0, STEP, RATE_HZ, boot, next_seq, 0, 2, PcmSource.MICROPHONE, 3, 0, "b", "f", "m", "1", "a" * 64, "0" * 16)
         self.intake.meet(hello, MODEL)
         self.health(100 * STEP)
 
     def health(self, samples: int, lost: int = 0) -> None:
-        self.intake.told_health(BoardHealth(0, samples % WRAP, 100, 0, 0, lost, 0, 0))
+        self.intake.told_health(BoardHealth(UP_MS, samples % WRAP, 100, 0, 0, lost, 0, 0))
 
     def event(self, seq: int, onset: int = 10, outcome: Outcome = Outcome.DETECTED) -> Answer:
         return self.intake.told_event(BoardEvent(seq, 0, outcome, 3, 60000, 49152, onset, onset + 10, 5120 * 10000, 512, 0))
@@ -106,6 +111,27 @@ def test_another_run_of_the_board_counts_anew(bench: Bench) -> None:
     assert len({d["id"] for d in bench.stored()}) == 2
 
 
+def test_a_run_that_counts_anew_by_its_old_name_is_refused(bench: Bench) -> None:
+    bench.event(1)
+    bench.event(2)
+    with pytest.raises(UserError, match="next detection is 2, but 2 of its run 0000000000000007 are known"):
+        bench.meet(boot=7, next_seq=2)
+    again = Bench(bench.outbox.path, boot=8)
+    with pytest.raises(UserError, match="restart it: pdmu-console hello --reboot"):
+        again.meet(boot=7, next_seq=2)
+    bench.meet(boot=7, next_seq=3)
+
+
+def test_what_the_board_lost_is_a_trouble_until_a_health_report_has_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bench.intake.trouble is None
+    bench.health(101 * STEP, lost=3)
+    assert "no memory left for 3 detections" in (bench.intake.trouble or "")
+    assert bench.intake.counts.lost == 3
+    later_s = time.monotonic() + NodeConfig().health_interval_s + 2
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    assert bench.intake.trouble is None
+
+
 def test_a_gap_is_asked_for_until_the_board_says_that_it_has_no_more(bench: Bench) -> None:
     bench.event(1)
     assert bench.event(3) is Answer.RESEND
@@ -127,7 +153,7 @@ def test_nothing_is_acknowledged_that_no_disk_has(tmp_path: Path) -> None:
 
 
 def test_events_before_the_count_is_known_wait_to_be_sent_again(bench: Bench) -> None:
-    bench.intake.meet(Hello(1, 0, STEP, RATE_HZ, 7, 1, 0, 2, 2, 3, 0, "b", "f", "m", "1", "a" * 64, "0" * 16), MODEL)
+    bench.intake.meet(Hello(1, 0, STEP, RATE_HZ, 7, 9, 0, 2, 2, 3, 0, "b", "f", "m", "1", "a" * 64, "0" * 16), MODEL)
     assert bench.event(1) is Answer.NOTHING
     assert bench.stored() == []
 
@@ -152,29 +178,42 @@ def test_health_adds_up_over_resets_and_the_counters_end(bench: Bench) -> None:
 
 
 def test_the_clock_goes_round_with_the_boards_counter() -> None:
-    clock = BoardClock(RATE_HZ, live=True)
-    clock.observe(WRAP - RATE_HZ, 100.0)
-    assert clock.observe(RATE_HZ, 102.0) == 2 * RATE_HZ
-    assert clock.age_s(WRAP - RATE_HZ, 103.0) == 3.0  # by its 64-bit number
-    assert clock.age_s(WRAP + RATE_HZ, 103.0) == 1.0
-    assert clock.age_s(5 * WRAP, 103.0) == 2.0
+    clock = BoardClock(RATE_HZ)
+    for rounds in (1, 5, 40):  # the uptime goes round with the 17th
+        count = rounds * WRAP - RATE_HZ
+        clock.observe(count % WRAP, count * 1000 // RATE_HZ % WRAP, 100.0)
+        assert clock.observe((count + 2 * RATE_HZ) % WRAP, (count * 1000 // RATE_HZ + 2000) % WRAP, 102.0) == 2 * RATE_HZ
+        assert clock.age_s(count, 103.0) == 3.0
+        assert clock.age_s(count + 2 * RATE_HZ, 103.0) == 1.0
 
 
 def test_a_late_count_does_not_move_the_clock_and_lost_audio_does() -> None:
-    clock = BoardClock(RATE_HZ, live=True)
-    clock.observe(10 * RATE_HZ, 10.0)
-    clock.observe(20 * RATE_HZ, 20.3)
+    clock = BoardClock(RATE_HZ)
+    clock.observe(10 * RATE_HZ, 10_000, 10.0)
+    clock.observe(20 * RATE_HZ, 20_000, 20.3)
     assert clock.age_s(20 * RATE_HZ, 21.0) == 1.0
-    clock.observe(22 * RATE_HZ, 25.0)
+    clock.observe(22 * RATE_HZ, 25_000, 25.0)
     assert clock.age_s(22 * RATE_HZ, 25.0) == 0.0
     assert clock.age_s(23 * RATE_HZ, 25.0) == 0.0  # it has come further than it said
     assert clock.age_s(23 * RATE_HZ, 26.0) == 1.0
 
 
-def test_a_board_that_is_fed_does_not_count_on() -> None:
-    clock = BoardClock(RATE_HZ, live=False)
-    clock.observe(10 * RATE_HZ, 10.0)
-    assert clock.age_s(9 * RATE_HZ, 500.0) == 1.0
+@pytest.mark.parametrize("end_s", [5, 30, 100, 3000])
+def test_an_event_of_an_earlier_stream_is_dated_by_its_arrival(end_s: int) -> None:
+    clock = BoardClock(RATE_HZ)
+    clock.observe(RATE_HZ, 3_600_000, 10.0)  # an hour after its start, a second after a RESET
+    assert clock.age_s(end_s * RATE_HZ, 10.0) == 0.0
+    assert clock.age_s(RATE_HZ // 2, 10.0) == 0.5  # and those of this one by the count, as before
+
+
+def test_a_known_bundle_names_the_model_in_full(tmp_path: Path) -> None:
+    hello = Hello(1, 0, STEP, RATE_HZ, 7, 9, 0, 1, 2, 3, 0, "b", "f", "cut short", "1.2", "a" * 64, "0" * 16)
+    labels = [Label(0, 49152, "cough")]
+    assert board_model(hello, labels, None).info == ModelInfo("cut short", "1.2", "a" * 64, "c", "int16x8")
+    bundle = tiny_bundle(tmp_path / "m.pdmu")
+    info = board_model(hello, labels, replace(bundle, info={"name": "cut short by the board", "version": "1.2.3"})).info
+    assert (info.name, info.version) == ("cut short by the board", "1.2.3")
+    assert board_model(hello, labels, replace(bundle, info={})).info.name == "cut short"
 
 
 def test_payloads_are_packed_as_the_protocol_says() -> None:

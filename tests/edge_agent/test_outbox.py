@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.outbox import Kind, Message, Outbox, OutboxConfig, OutboxLock, message
+from edge_agent.outbox import MARKS_KEPT, Kind, Message, Outbox, OutboxConfig, OutboxLock, message
 from pdmu.errors import UserError
 from tests.edge_agent.conftest import REPO
 
@@ -219,3 +219,16 @@ def test_one_process_at_a_time_and_purge(tmp_path: Path) -> None:
 def test_database_is_in_wal_mode(tmp_path: Path) -> None:
     Outbox(tmp_path / "o.sqlite").close()
     assert sqlite3.connect(tmp_path / "o.sqlite").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_marks_of_the_last_runs_of_each_origin_are_kept(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.sqlite")
+    outbox.put([], {"board/b_0/first": 1, "board/bx0/only": 7})
+    for run in range(MARKS_KEPT - 1):
+        outbox.put([], {f"board/b_0/{run}": run + 1})
+        outbox.put([], {"board/b_0/first": run + 2})
+    assert outbox.mark("board/b_0/first") == MARKS_KEPT
+    outbox.put([], {"board/b_0/new": 1})
+    assert outbox.mark("board/b_0/0") == 0  # longest not heard of
+    assert [outbox.mark(f"board/{name}") for name in ("b_0/first", "b_0/1", "b_0/new", "bx0/only")] == [MARKS_KEPT, 2, 1, 7]
+    assert sqlite3.connect(outbox.path).execute("SELECT COUNT(*) FROM mark").fetchone() == (MARKS_KEPT + 1,)

@@ -1,7 +1,8 @@
 /* The firmware of a board: bytes of the serial line and, where one is built in, a clip of sound go to pdmu_board, whose answers go back.
  *
- * One turn of the loop takes the bytes that have come and does at most a hop of audio, so that a watchdog fed once a turn stays quiet. A
- * microphone takes the clip's place: its driver fills a ring by DMA, and `next_samples` hands over what is there.
+ * One turn of the loop takes at most a frame's bytes and does at most a hop of audio. Only FINISH, STATE and, under TRACE, PCM do more: what
+ * waits for the runtime, at most PDMU_BOARD_PCM_SAMPLES of audio, and the events kept. A watchdog fed once a turn needs a period above that.
+ * A microphone takes the clip's place: its driver fills a ring by DMA, and `next_samples` hands over what is there.
  */
 #include "machine.h"
 #include "pdmu_board.h"
@@ -99,7 +100,8 @@ int main(void) {
     write_text("PDMU " PDMU_BOARD_VERSION " on " PDMU_BOARD_NAME ", " PDMU_MODEL_NAME " " PDMU_MODEL_VERSION "\n");
     pdmu_board_init(&board, &port);
     for (;;) {
-        for (int32_t byte = pdmu_uart_read(); byte >= 0; byte = pdmu_uart_read()) pdmu_board_byte(&board, (uint8_t)byte);
+        int32_t byte;
+        for (uint32_t n = 0; n < PDMU_FRAME_WIRE && (byte = pdmu_uart_read()) >= 0; n++) pdmu_board_byte(&board, (uint8_t)byte);
         if (!pdmu_board_poll(&board)) pdmu_machine_wait();
         pdmu_machine_watchdog();
     }

@@ -11,13 +11,14 @@
 #include "golden.h"
 
 enum { FEED, ASK, WORK, WAIT, DEEDS };
-enum { MOST_HOPS = 2, MOST_WORK = 32, WAIT_UNIT_MS = 100, EVENT_BYTES = 48 };
+enum { MOST_WORK = 32, WAIT_UNIT_MS = 100, EVENT_BYTES = 48 };
 
 static pdmu_board board;
 static pdmu_deframer host;
 static int16_t clip[PDMU_GOLDEN_SAMPLES];
 static uint32_t now_ms, seed, played;
-static uint8_t asked_type, asked_tag; /* type 0: no answer is due */
+static uint8_t asked_type, asked_tag; /* type 0: no answer is due at once */
+static uint8_t timing, bench_tag;     /* whether the answer to a BENCH is due at any time */
 static uint32_t last_seq;
 
 static void require(int held, const char *what) {
@@ -27,6 +28,10 @@ static void require(int held, const char *what) {
 }
 
 static void check_reply(uint8_t type, uint8_t tag) {
+    if (timing && tag == bench_tag && (type == BOARD_ERROR ? host.bytes[2] : type & ~BOARD_REPLY) == BOARD_BENCH && !board.bench.active) {
+        timing = 0;
+        return;
+    }
     require(asked_type != 0 && tag == asked_tag, "an answer that nobody waits for");
     require(type == BOARD_ERROR ? host.bytes[2] == asked_type : type == (asked_type | BOARD_REPLY), "an answer to another request");
     asked_type = 0;
@@ -92,24 +97,28 @@ static void feed(const uint8_t *bytes, size_t n) {
     for (size_t i = 0; i < n; i++) pdmu_board_byte(&board, bytes[i]);
 }
 
+/* A request has been heard: it was answered, or it is a BENCH that has begun. */
+static void check_answered(void) {
+    if (asked_type == BOARD_BENCH && board.bench.active && !timing) {
+        timing = 1;
+        bench_tag = asked_tag;
+        asked_type = 0;
+    }
+    require(asked_type == 0, "no answer");
+}
+
 /* Send a request and hold the board to its one answer. */
 static void ask(const uint8_t *bytes, size_t n) {
     static const uint8_t end = 0;
     pdmu_frame frame;
     const uint8_t type = (uint8_t)(1 + bytes[0] % BOARD_LAST_REQUEST), tag = bytes[1];
-    uint8_t payload[PDMU_FRAME_PAYLOAD];
-    memcpy(payload, bytes + 2, n - 2);
-    if (type == BOARD_BENCH && n == 4) {
-        payload[0] %= MOST_HOPS + 1;
-        payload[1] = 0;
-    }
     feed(&end, 1); /* whatever came before has ended */
     pdmu_frame_begin(&frame, type, tag);
-    pdmu_frame_bytes(&frame, payload, n - 2);
+    pdmu_frame_bytes(&frame, bytes + 2, n - 2);
     asked_type = type;
     asked_tag = tag;
     feed(frame.bytes, pdmu_frame_end(&frame));
-    require(asked_type == 0, "no answer");
+    check_answered();
 }
 
 /* Bytes as they are may be a request too: any answer will do. */
@@ -119,9 +128,8 @@ static void feed_unchecked(const uint8_t *bytes, size_t n) {
         const size_t size = pdmu_deframer_byte(&ahead, bytes[i]);
         asked_type = size && ahead.bytes[0] && ahead.bytes[0] <= BOARD_LAST_REQUEST ? ahead.bytes[0] : 0;
         asked_tag = ahead.bytes[1];
-        if (asked_type == BOARD_BENCH) return; /* of up to 65535 hops */
         feed(bytes + i, 1);
-        require(asked_type == 0, "no answer");
+        check_answered();
     }
 }
 
@@ -129,6 +137,8 @@ static void check_board(void) {
     require(board.next_seq - board.oldest_seq <= PDMU_BOARD_EVENTS, "more events kept than there is room for");
     require(board.send_seq - board.oldest_seq <= board.next_seq - board.oldest_seq, "an event to be sent that is not kept");
     require(board.next_seq >= last_seq, "a number given twice");
+    require(board.bench.active == timing, "a BENCH without an answer");
+    require(board.oldest_seq == board.next_seq || !board.kept[board.oldest_seq % PDMU_BOARD_EVENTS].dropped, "a dropped event that is kept");
     require(board.taken - board.used <= PDMU_BOARD_PCM_SAMPLES, "more samples taken than there is room for");
     last_seq = board.next_seq;
 }
@@ -137,7 +147,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memset(&host, 0, sizeof host);
-    now_ms = played = asked_type = 0;
+    now_ms = played = asked_type = timing = 0;
     seed = last_seq = 1;
     if (!clip[0]) pdmu_golden_pcm(clip);
     pdmu_board_init(&board, &port);

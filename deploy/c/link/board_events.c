@@ -20,8 +20,13 @@ static void send(pdmu_board *board, uint32_t seq, const pdmu_event *event, const
     board_send(board);
 }
 
+static pdmu_board_event *slot_of(pdmu_board *board, uint32_t seq) { return &board->kept[seq % PDMU_BOARD_EVENTS]; }
+
+/* The oldest is never a dropped one. */
 static void forget_oldest(pdmu_board *board) {
-    board->oldest_seq++;
+    do {
+        board->oldest_seq++;
+    } while (board->oldest_seq != board->next_seq && slot_of(board, board->oldest_seq)->dropped);
     if (board->send_seq < board->oldest_seq) board->send_seq = board->oldest_seq;
 }
 
@@ -34,20 +39,32 @@ void board_report(pdmu_board *board, const pdmu_event *event, const pdmu_board_l
         forget_oldest(board);
         board->lost++;
     }
-    pdmu_board_event *slot = &board->kept[board->next_seq++ % PDMU_BOARD_EVENTS];
-    slot->event = *event;
-    slot->level = *level;
+    const pdmu_board_event kept = {*event, *level, 0};
+    *slot_of(board, board->next_seq++) = kept;
 }
 
 int32_t board_send_event(pdmu_board *board) {
+    while (board->send_seq != board->next_seq && slot_of(board, board->send_seq)->dropped) board->send_seq++;
     if (!board->boot || board->send_seq == board->next_seq) return 0;
-    const pdmu_board_event *slot = &board->kept[board->send_seq % PDMU_BOARD_EVENTS];
+    const pdmu_board_event *slot = slot_of(board, board->send_seq);
     send(board, board->send_seq++, &slot->event, &slot->level);
     return 1;
 }
 
 void board_forget(pdmu_board *board, uint32_t seq) {
     while (board->oldest_seq <= seq) forget_oldest(board);
+}
+
+void board_drop(pdmu_board *board, uint32_t first) {
+    const int32_t all = board->oldest_seq >= first;
+    for (uint32_t seq = all ? board->oldest_seq : first; seq != board->next_seq; seq++) slot_of(board, seq)->dropped = 1;
+    if (all) board_forget(board, board->next_seq - 1);
+}
+
+static uint32_t pending(pdmu_board *board) {
+    uint32_t n = 0;
+    for (uint32_t seq = board->oldest_seq; seq != board->next_seq; seq++) n += !slot_of(board, seq)->dropped;
+    return n;
 }
 
 void board_repeat(pdmu_board *board) {
@@ -77,7 +94,7 @@ void board_health(pdmu_board *board) {
     pdmu_frame_number(f, clipped < UINT16_MAX ? clipped : UINT16_MAX, 2);
     pdmu_frame_number(f, port->dropped ? port->dropped(port->context) : 0, 4);
     pdmu_frame_number(f, board->lost, 4);
-    pdmu_frame_number(f, board->next_seq - board->oldest_seq, 2);
+    pdmu_frame_number(f, pending(board), 2);
     pdmu_frame_number(f, port->stack_free ? port->stack_free(port->context) : 0, 4);
     board_send(board);
     memset(&board->hearing, 0, sizeof board->hearing);

@@ -37,17 +37,20 @@ uint32_t board_pcm_free(const pdmu_board *board);
 void board_take(pdmu_board *board, const uint8_t *samples, uint32_t n); /* int16, the lower byte first; there is room for them */
 int32_t board_hear(pdmu_board *board); /* at most a hop; 1 when there were samples */
 void board_drain(pdmu_board *board);   /* all samples that came over the line */
+void board_end_loan(pdmu_board *board); /* the host is gone: back to the port's own source */
 void board_finish(pdmu_board *board);
 
 /* board_events.c */
 void board_report(pdmu_board *board, const pdmu_event *event, const pdmu_board_level *level); /* keep a detection, send a rejection */
 int32_t board_send_event(pdmu_board *board); /* 1 when one was due */
 void board_forget(pdmu_board *board, uint32_t seq);
+void board_drop(pdmu_board *board, uint32_t first); /* the events kept from this one on */
 void board_repeat(pdmu_board *board);        /* send from the oldest again */
 void board_health(pdmu_board *board);
 
 /* board_trace.c */
 void board_emit(void *context, int32_t stage, int32_t index, const void *values, int32_t bytes); /* pdmu_emit of a pdmu_board */
-void board_bench(pdmu_board *board, uint32_t hops);                                               /* appends its findings to board->out */
+void board_begin_bench(pdmu_board *board, uint8_t tag, uint32_t hops);
+int32_t board_bench(pdmu_board *board); /* a hop of BENCH, or its reply; 0 when none is under way */
 
 #endif

@@ -1,4 +1,4 @@
-/* The requests of PROTOCOL.md: each has one reply, and may come again without harm. */
+/* The requests of PROTOCOL.md: each has one reply, BENCH's when it is done, and may come again without harm. */
 #include "board_internal.h"
 
 enum { ERROR_UNKNOWN = 1, ERROR_VALUE = 2, ERROR_NOT_NOW = 3, ERROR_NOT_BUILT_IN = 4 };
@@ -74,6 +74,14 @@ static void label(pdmu_board *board, const request *r) {
     board_send(board);
 }
 
+/* Its host gets an answer, if not the one it waits for. */
+static void stop_bench(pdmu_board *board) {
+    const request stopped = {BOARD_BENCH, board->bench.tag, NULL, 0};
+    if (!board->bench.active) return;
+    board->bench.active = 0;
+    refuse(board, &stopped, ERROR_NOT_NOW, "a RESET has stopped it");
+}
+
 static void reset(pdmu_board *board, const request *r) {
     if (!has_length(board, r, 1)) return;
     const uint8_t source = r->payload[0];
@@ -82,6 +90,7 @@ static void reset(pdmu_board *board, const request *r) {
     } else if ((source == PDMU_BOARD_CLIP && !board->port->has_clip) || (source == PDMU_BOARD_MICROPHONE && !board->port->has_microphone)) {
         refuse(board, r, ERROR_NOT_BUILT_IN, source == PDMU_BOARD_CLIP ? "no clip is built in" : "no microphone is built in");
     } else {
+        stop_bench(board);
         board_begin_stream(board, source);
         pdmu_frame_number(reply(board, r), board->source, 1);
         board_send(board);
@@ -185,9 +194,7 @@ static void bench(pdmu_board *board, const request *r) {
     } else if (board->source != PDMU_BOARD_SERIAL || (board->taken && !board->finished)) {
         refuse(board, r, ERROR_NOT_NOW, "a stream is under way: RESET to 0 first");
     } else {
-        reply(board, r);
-        board_bench(board, (uint32_t)pdmu_number(r->payload, 2));
-        board_send(board);
+        board_begin_bench(board, r->tag, (uint32_t)pdmu_number(r->payload, 2));
     }
 }
 
@@ -210,8 +217,9 @@ void board_serve(pdmu_board *board, uint8_t type, uint8_t tag, const uint8_t *pa
         [BOARD_RESEND] = resend, [BOARD_TRACE] = trace, [BOARD_STATE] = state, [BOARD_BENCH] = bench, [BOARD_REBOOT] = reboot,
     };
     const request r = {type, tag, payload, n};
-    if (type == BOARD_PCM || type == BOARD_FINISH || type == BOARD_TRACE || type == BOARD_STATE) board->fed_ms = board_now(board);
-    if (type < sizeof of_type / sizeof *of_type) {
+    if (board->bench.active && (type == BOARD_PCM || type == BOARD_FINISH || type == BOARD_STATE || type == BOARD_BENCH)) {
+        refuse(board, &r, ERROR_NOT_NOW, "a BENCH is under way: RESET stops it");
+    } else if (type < sizeof of_type / sizeof *of_type) {
         of_type[type](board, &r);
     } else {
         refuse(board, &r, ERROR_UNKNOWN, "unknown request");

@@ -8,9 +8,8 @@ typedef char assert_ring_is_a_power_of_two[(PDMU_BOARD_PCM_SAMPLES & (PDMU_BOARD
 typedef char assert_ring_is_told_in_16_bits[PDMU_BOARD_PCM_SAMPLES <= 32768u ? 1 : -1];
 
 void board_begin_stream(pdmu_board *board, uint8_t source) {
+    if (board->source == board->port->source && source != board->source) board->lent_seq = board->next_seq;
     board->source = source;
-    board->trace_mode = BOARD_TRACE_OFF;
-    board->fed_ms = board_now(board);
     board->finished = 0;
     board->taken = board->used = board->frames = 0;
     board->hop_fill = 0;
@@ -101,6 +100,13 @@ int32_t board_hear(pdmu_board *board) {
 void board_drain(pdmu_board *board) {
     while (board->source == PDMU_BOARD_SERIAL && board_hear(board)) {
     }
+}
+
+void board_end_loan(pdmu_board *board) {
+    board->trace_mode = BOARD_TRACE_OFF;
+    if (board->source == board->port->source) return;
+    board_drop(board, board->lent_seq);
+    board_begin_stream(board, board->port->source);
 }
 
 void board_finish(pdmu_board *board) {

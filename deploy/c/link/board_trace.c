@@ -1,4 +1,6 @@
 /* Looks into the runtime: the integers of its stages, and its time. */
+#include <string.h>
+
 #include "board_internal.h"
 #include "pdmu_crc.h"
 
@@ -6,7 +8,7 @@
 #error "values and state go over the line as they lie in memory: a little-endian machine is needed"
 #endif
 
-enum { VALUE_BYTES = 230 };
+enum { VALUE_BYTES = 230, MOST_BENCH_TICKS = INT32_MAX }; /* ticks: a hop takes fewer, so that their sum stays below 2^32 */
 
 /* The number, since RESET, of a stage's call: each stage is called at fixed multiples of the front end's frames. */
 static uint32_t call_of(const pdmu_board *board, int32_t stage, int32_t index) {
@@ -51,43 +53,66 @@ static void note_features(void *context, int32_t stage, int32_t index, const voi
     (void)index;
     (void)values;
     (void)bytes;
-    if (stage == PDMU_STAGE_FEATURES) board->features_ticks = ticks(board);
+    if (stage == PDMU_STAGE_FEATURES) board->bench.features_ticks = ticks(board);
 }
 
-static void make_noise(pdmu_board *board, uint32_t *seed, int32_t n) {
+static void make_noise(pdmu_board *board, int32_t n) {
+    uint32_t x = board->bench.noise;
     for (int32_t i = 0; i < n; i++) {
-        *seed = 1664525u * *seed + 1013904223u;
-        board->pcm[i] = (int16_t)((int32_t)(*seed >> 16) - 32768);
+        x = 1664525u * x + 1013904223u;
+        board->pcm[i] = (int16_t)((int32_t)(x >> 16) - 32768);
     }
+    board->bench.noise = x;
 }
 
-void board_bench(pdmu_board *board, uint32_t hops) {
+static void time_hop(pdmu_board *board) {
     const pdmu_trace trace = {note_features, board};
     const int32_t hop = pdmu_model_data.frontend.hop, most = hop < (int32_t)PDMU_BOARD_PCM_SAMPLES ? hop : (int32_t)PDMU_BOARD_PCM_SAMPLES;
-    uint32_t seed = 1, spent[3] = {0, 0, 0};
-    board_begin_stream(board, board->source);
-    for (uint32_t k = 0; k < hops; k++) {
-        int32_t steps = 0;
-        for (int32_t left = hop; left; left -= left < most ? left : most) {
-            const int32_t n = left < most ? left : most;
-            make_noise(board, &seed, n);
-            const uint32_t begun = ticks(board);
-            board->features_ticks = begun;
-            steps = pdmu_process(&pdmu_model_data, &board->stream.state, &board->stream.scratch, board->pcm, n, board->scores, 1, &trace);
-            const uint32_t done = ticks(board);
-            const uint32_t features = left == n ? board->features_ticks : done;
-            spent[0] += features - begun;
-            spent[1] += done - features;
-        }
-        if (steps != 1) continue;
+    uint32_t *spent = board->bench.spent;
+    int32_t steps = 0;
+    for (int32_t left = hop; left; left -= left < most ? left : most) {
+        const int32_t n = left < most ? left : most;
+        make_noise(board, n);
         const uint32_t begun = ticks(board);
-        (void)pdmu_detector_step(&pdmu_detector_data, &board->detector, board->scores, board->found);
-        spent[2] += ticks(board) - begun;
+        board->bench.features_ticks = begun;
+        steps = pdmu_process(&pdmu_model_data, &board->stream.state, &board->stream.scratch, board->pcm, n, board->scores, 1, &trace);
+        const uint32_t done = ticks(board);
+        const uint32_t features = left == n ? board->bench.features_ticks : done;
+        spent[0] += features - begun;
+        spent[1] += done - features;
     }
+    if (steps != 1) return;
+    const uint32_t begun = ticks(board);
+    (void)pdmu_detector_step(&pdmu_detector_data, &board->detector, board->scores, board->found);
+    spent[2] += ticks(board) - begun;
+}
+
+void board_begin_bench(pdmu_board *board, uint8_t tag, uint32_t hops) {
+    memset(&board->bench, 0, sizeof board->bench);
+    board->bench.active = 1;
+    board->bench.tag = tag;
+    board->bench.hops = hops;
+    board->bench.noise = 1;
     board_begin_stream(board, board->source);
-    pdmu_frame_number(&board->out, hops, 4);
+}
+
+int32_t board_bench(pdmu_board *board) {
+    pdmu_board_bench *bench = &board->bench;
+    const uint32_t *spent = bench->spent, all = spent[0] + spent[1] + spent[2];
+    if (!bench->active) return 0;
+    if (bench->done < bench->hops && all <= MOST_BENCH_TICKS) {
+        time_hop(board);
+        bench->done++;
+        return 1;
+    }
+    bench->active = 0;
+    board_begin_stream(board, board->source);
+    pdmu_frame_begin(&board->out, BOARD_BENCH | BOARD_REPLY, bench->tag);
+    pdmu_frame_number(&board->out, bench->done, 4);
     for (int32_t i = 0; i < 3; i++) pdmu_frame_number(&board->out, spent[i], 4);
-    pdmu_frame_number(&board->out, spent[0] + spent[1] + spent[2], 4);
+    pdmu_frame_number(&board->out, all, 4);
     pdmu_frame_number(&board->out, board->port->tick_hz, 4);
     pdmu_frame_number(&board->out, board->port->instructions_per_tick, 2);
+    board_send(board);
+    return 1;
 }

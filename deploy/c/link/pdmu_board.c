@@ -29,9 +29,10 @@ void pdmu_board_byte(pdmu_board *board, uint8_t byte) {
 /* What is due by the clock. */
 static void keep_time(pdmu_board *board) {
     const uint32_t now = board_now(board);
-    if (board->heard && now - board->heard_ms >= HOST_GONE_MS) board->heard = 0;
-    if (board->source == PDMU_BOARD_SERIAL && board->port->source != PDMU_BOARD_SERIAL && now - board->fed_ms >= HOST_GONE_MS) {
-        board_begin_stream(board, board->port->source); /* the host that borrowed the board has not come to give it back */
+    if (board->bench.active) board->heard_ms = now; /* its host waits in silence */
+    if (board->heard && now - board->heard_ms >= HOST_GONE_MS) {
+        board->heard = 0;
+        board_end_loan(board);
     }
     if (board->health_due || now - board->health_ms >= HEALTH_EVERY_MS) board_health(board);
     if (board->oldest_seq == board->next_seq) {
@@ -43,5 +44,5 @@ static void keep_time(pdmu_board *board) {
 
 int32_t pdmu_board_poll(pdmu_board *board) {
     keep_time(board);
-    return board_send_event(board) || board_hear(board);
+    return board_send_event(board) || board_bench(board) || board_hear(board);
 }

@@ -44,7 +44,7 @@ typedef struct {
     uint16_t instructions_per_tick;                               /* 0 where ticks are time */
     uint32_t (*stack_free)(void *context);                        /* bytes of stack never used */
     uint8_t has_clip, has_microphone;
-    uint8_t source;                                               /* enum pdmu_board_source: of the first stream */
+    uint8_t source;                                               /* enum pdmu_board_source: of the first stream, and where no host is */
     void (*select)(void *context, uint8_t source);                /* a new stream begins: rewind the clip, start or stop the microphone */
     int32_t (*samples)(void *context, int16_t *pcm, int32_t n);   /* the next 0 to n samples of the clip or microphone */
     uint32_t (*dropped)(void *context);                           /* samples that `samples` was asked for too late, since the start */
@@ -60,7 +60,17 @@ typedef struct {
 typedef struct {
     pdmu_event event;
     pdmu_board_level level;
+    uint8_t dropped; /* nobody will ask for it: its place in the ring alone is still taken */
 } pdmu_board_event;
+
+/* A BENCH under way. */
+typedef struct {
+    uint8_t active, tag;
+    uint32_t hops, done;
+    uint32_t noise;          /* the generator's state */
+    uint32_t spent[3];       /* ticks: front end, network, detector */
+    uint32_t features_ticks; /* when the front end was done */
+} pdmu_board_bench;
 
 typedef struct {
     const pdmu_board_port *port;
@@ -68,7 +78,7 @@ typedef struct {
     pdmu_frame out;
 
     uint64_t boot; /* 0 before the first HELLO */
-    uint32_t heard_ms, fed_ms, health_ms; /* when the host last asked something, when something of a stream over the line */
+    uint32_t heard_ms, health_ms;
     uint8_t heard, health_due;
 
     uint8_t source, finished;
@@ -85,21 +95,23 @@ typedef struct {
 
     uint32_t oldest_seq, next_seq; /* of the events kept, a ring */
     uint32_t send_seq;             /* the next to be sent */
+    uint32_t lent_seq;             /* the first that comes from another source than the port's own, while the stream does */
     uint32_t repeat_ms, lost;
     pdmu_board_event kept[PDMU_BOARD_EVENTS];
 
     uint8_t trace_mode, trace_stage, trace_index;
     uint32_t trace_call;
-    uint32_t features_ticks; /* when the front end was done: BENCH alone */
+    pdmu_board_bench bench;
 } pdmu_board;
 
 /* `port` must live as long as the board. */
 void pdmu_board_init(pdmu_board *board, const pdmu_board_port *port);
 
-/* Take a byte from the line; a byte that ends a request is answered at once. */
+/* Take a byte from the line; a byte that ends a request is answered at once, but for BENCH. FINISH, STATE and, under TRACE, PCM compute what
+ * waits first: at most PDMU_BOARD_PCM_SAMPLES of audio. */
 void pdmu_board_byte(pdmu_board *board, uint8_t byte);
 
-/* Do a piece of work: send an event, or at most a hop of audio. 1 when there is more to do at once. */
+/* Do a piece of work: send an event, or at most a hop of audio, or of BENCH. 1 when there is more to do at once. */
 int32_t pdmu_board_poll(pdmu_board *board);
 
 #ifdef __cplusplus

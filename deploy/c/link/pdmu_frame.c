@@ -68,7 +68,7 @@ static size_t decode(uint8_t *bytes, size_t size) {
 size_t pdmu_deframer_byte(pdmu_deframer *deframer, uint8_t byte) {
     uint8_t *bytes = deframer->bytes;
     if (byte) {
-        if (deframer->size < PDMU_FRAME_CODE) bytes[deframer->size] = byte;
+        if (deframer->size < PDMU_FRAME_CODE) deframer->bytes[deframer->size] = byte; /* by its array, whose end a sanitizer knows */
         if (deframer->size <= PDMU_FRAME_CODE) deframer->size++;
         return 0;
     }

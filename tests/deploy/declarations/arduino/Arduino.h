@@ -6,17 +6,16 @@
 class HardwareSerial {
 public:
   void begin(unsigned long baud);
-  size_t print(const char *text);
-  size_t print(unsigned long value);
+  operator bool();
+  int available();
+  int read();
+  size_t write(const uint8_t *bytes, size_t n);
   size_t println(const char *text);
-  size_t println(long value);
-  size_t println(unsigned long value);
-  size_t println(int value);
-  size_t println(unsigned int value);
 };
 extern HardwareSerial Serial;
 
 void delay(unsigned long ms);
 unsigned long millis(void);
+unsigned long micros(void);
 void setup(void);
 void loop(void);

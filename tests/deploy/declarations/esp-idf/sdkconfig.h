@@ -1,3 +1,4 @@
 #pragma once
+#define CONFIG_IDF_TARGET "esp32s3"
 #define CONFIG_PDMU_MIC_CLOCK_GPIO 42
 #define CONFIG_PDMU_MIC_DATA_GPIO 41

@@ -1,61 +1,54 @@
-/* Prints a line of JSON for each sound that the board's PDM microphone hears. Boards: see the README. */
+/* Hears the board's PDM microphone and tells a host on the USB cable, pdmu-console, what it detects. Boards: see the README. */
 #include <Arduino.h>
 #include <PDM.h>
-#include <pdmu_listener.h>
+#include <pdmu_microphone.h>
 
-static const uint32_t RING_SAMPLES = 4096; /* a quarter of a second, a power of two */
-static int16_t ring[RING_SAMPLES];
-static volatile uint32_t written = 0, taken = 0; /* samples; the interrupt writes, loop() takes */
-static volatile uint32_t dropped = 0;
-static pdmu_listener listener;
+static pdmu_microphone microphone;
+static pdmu_board_port port;
+static pdmu_board board;
 
 /* In the interrupt: nothing but copying. */
 static void receive() {
   static int16_t block[256];
   int left = PDM.available();
   while (left > 0) {
-    const int wanted = left < (int)sizeof block ? left : (int)sizeof block;
-    const int got = PDM.read(block, wanted);
+    const int got = PDM.read(block, left < (int)sizeof block ? left : (int)sizeof block);
     if (got <= 0) return;
     left -= got;
-    for (int i = 0; i < got / 2; i++) {
-      if (written - taken == RING_SAMPLES) {
-        dropped = dropped + 1;
-      } else {
-        ring[written % RING_SAMPLES] = block[i];
-        written = written + 1;
-      }
-    }
+    pdmu_microphone_put(&microphone, block, got / 2);
   }
 }
 
-static void print_event(const pdmu_event *event) {
-  char line[PDMU_EVENT_LINE_BYTES];
-  pdmu_event_line(event, line);
-  Serial.println(line);
+static void write_bytes(void *, const uint8_t *bytes, size_t n) {
+  if (Serial) Serial.write(bytes, n); /* with nobody at the other end, USB would wait */
+}
+
+static uint32_t milliseconds(void *) {
+  return millis();
+}
+
+static uint32_t ticks(void *) {
+  return micros();
 }
 
 void setup() {
   Serial.begin(115200);
-  pdmu_listener_init(&listener);
+  port.board = "Arduino";
+  port.firmware = PDMU_BOARD_VERSION;
+  port.write = write_bytes;
+  port.milliseconds = milliseconds;
+  port.ticks = ticks;
+  port.tick_hz = 1000000;
+  pdmu_microphone_lend(&microphone, &port);
   PDM.onReceive(receive);
-  if (!PDM.begin(1, PDMU_SAMPLE_RATE_HZ)) {
-    for (;;) {
-      Serial.println("error: the microphone does not start at 16 kHz; does this board have a PDM microphone?");
-      delay(2000);
-    }
+  while (!PDM.begin(1, PDMU_SAMPLE_RATE_HZ)) {
+    Serial.println("error: the microphone does not start at 16 kHz; does this board have a PDM microphone?");
+    delay(2000);
   }
+  pdmu_board_init(&board, &port);
 }
 
 void loop() {
-  static uint32_t reported = 0;
-  const uint32_t from = taken % RING_SAMPLES, ready = written - taken;
-  const uint32_t n = ready < RING_SAMPLES - from ? ready : RING_SAMPLES - from;
-  pdmu_listen(&listener, ring + from, (int32_t)n, print_event);
-  taken = taken + n;
-  if (dropped != reported) {
-    reported = dropped;
-    Serial.print("warning: samples lost so far, because the board is too slow or the serial line is full: ");
-    Serial.println(reported);
-  }
+  for (int n = Serial.available(); n > 0; n--) pdmu_board_byte(&board, (uint8_t)Serial.read());
+  pdmu_board_poll(&board);
 }

@@ -1,0 +1,3 @@
+#pragma once
+
+void esp_restart(void) __attribute__((noreturn));
