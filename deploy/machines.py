@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.toolchain import STRICT, compile_c
+from deploy.toolchain import INCLUDES, STRICT, compile_c
 from pdmu.errors import UserError
 
 STACK_BYTES = 1536  # the least that a machine must leave for the stack; the firmware measures what it takes
@@ -96,7 +96,11 @@ MACHINES = {
 
 def makefile() -> str:
     """Return what an exported folder's ``make firmware`` asks about the machines, in make's language."""
-    lines = ["# How the machines differ: generated with the model.", f"MACHINES = {' '.join(MACHINES)}"]
+    lines = [
+        "# How the machines differ: generated with the model.",
+        f"MACHINES = {' '.join(MACHINES)}",
+        f"MACHINE_INCLUDES = {' '.join(INCLUDES)}",
+    ]
     for name, machine in MACHINES.items():
         lines.append(f"CC_{name} = {' '.join(machine.compiler)}")
         lines.append(f"CFLAGS_{name} = {' '.join((*machine.defines, *BARE, *machine.symbols()))}")

@@ -14,8 +14,22 @@ from deploy.c_export import export_c
 from edge_agent.board import Board, Refusal
 from edge_agent.board_messages import Feature, Outcome, PcmSource, PcmTaken, StageSum, StageValues
 from edge_agent.link import Frame, Notice, Request, encode_frame
+from edge_agent.pcm_stream import PcmStream
 from pdmu.state_layout import STAGES, law_trace, split_state, stage_name
-from tests.deploy.boards import BANNER, LONG_NAME, PCM, Built, assert_state, built, eventful_bundle, make_board, put_pcm, running, sent
+from tests.deploy.boards import (
+    BANNER,
+    LONG_NAME,
+    PCM,
+    Built,
+    assert_state,
+    built,
+    eventful_bundle,
+    heard_within,
+    make_board,
+    put_pcm,
+    running,
+    sent,
+)
 
 pytest.importorskip("serial", reason="pyserial is not installed: boards are NOT TESTED HERE; pip install pyserial")
 
@@ -159,8 +173,14 @@ def test_a_bad_line_costs_time_alone(board: Built) -> None:
     with running(board.program) as process:
         line, _ = process.connect()
         line.port = LossyPort(line)
-        state, _ = sent(process, line, board.bundle, pcm)
-        assert_state(board.bundle, state, pcm)
+        line.reset(PcmSource.SERIAL)
+        stream = PcmStream(line)
+        stream.push(pcm)
+        stream.drain()
+        last = line.finish(len(pcm))
+        assert_state(board.bundle, split_state(board.bundle, line.state()), pcm)
+        heard_within(process, line, 5.0)
+        assert {e.seq for e in process.events()} - {0} == set(range(1, last + 1)), "what was lost came again"
 
 
 def test_a_full_buffer_takes_nothing_of_what_does_not_fit(board: Built) -> None:
