@@ -106,7 +106,7 @@ def test_maps_that_cannot_be_taken_in_blocks(target: str, tmp_path: Path) -> Non
     ],
 )
 def test_blocks_are_chosen_where_the_weights_prove_them(weights: int, bias: int, shift: int, blocks: bool) -> None:
-    tensors = {"x.w": np.full((4, 512), weights, np.int8), "x.b": np.full(4, bias, np.int64), "x.m": np.full(4, 1 << 30), "x.s": np.full(4, shift)}
+    tensors = {"x.w": np.full((4, 512), weights, np.int8), "x.b": np.full(4, bias), "x.m": np.full(4, 1 << 30), "x.s": np.full(4, shift)}
     bundle = replace(random_bundle(0), tensors=tensors)
     parts: list[str] = []
     assert ("x_w_quads" in dense(bundle, "x", ("w", "b", "m", "s"), parts, Layout.ROWS)) is blocks
