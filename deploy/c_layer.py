@@ -25,8 +25,7 @@ def scratch_sizes(bundle: Bundle) -> dict[str, int]:
     return {
         "vector": max(activations),
         "patch": max(patches),
-        "wide": max([p.hidden for p in model.layers] + inside),
-        "narrow": max([c.channels for c in model.conv if c.depthwise], default=1),
+        "acc": max([p.hidden for p in model.layers] + inside),
         "sums": max(sums, default=0),
     }
 

@@ -49,10 +49,7 @@ typedef struct {{
     union {{ /* the spectrum is spent when the network begins */
         pdmu_bin spectrum[{bundle.frontend.window_samples // 2}];
         struct {{
-            union {{
-                int64_t wide[{sizes["wide"]}];
-                int32_t narrow[{sizes["narrow"]}];
-            }} acc;
+            int64_t acc[{sizes["acc"]}];
             int16_t vector[2][{sizes["vector"]}];
             int16_t patch[{sizes["patch"]}];{sums}
         }} network;

@@ -163,7 +163,7 @@ typedef struct {
     size_t scratch_features;       /* offset of int16 [n_mels] */
     size_t scratch_vector[2];      /* offsets of int16 [widest activation], used in turns */
     size_t scratch_patch;          /* offset of int16 [widest of: a convolution's patch, q + d, H + n (q and n in fours), spiking q * d] */
-    size_t scratch_acc;            /* offset of int64 [widest H or spiking q * d]; in the same place, int32 [widest depthwise convolution] */
+    size_t scratch_acc;            /* offset of int64 [widest H or spiking q * d] */
     size_t scratch_sums;           /* offset of int32 [most rows of a map over spikes] */
 } pdmu_model;
 

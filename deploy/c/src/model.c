@@ -93,8 +93,8 @@ static int32_t conv_frame(const pdmu_model *model, const pdmu_conv *c, void *sta
     pdmu_copy(rows + *held * width, x, width);
     if (++*held < c->kernel_time) return 0;
     int16_t *patch = pdmu_at(scratch, model->scratch_patch);
-    memset(patch, 0, bytes16(c->map.cols)); /* what fills the rows of weights stays zero */
     const int32_t pointwise = c->kernel_time == 1 && c->kernel_mel == 1 && c->map.cols == c->in_channels; /* a bin is its own patch */
+    if (!c->depthwise && !pointwise) memset(patch, 0, bytes16(c->map.cols)); /* what fills the rows of weights stays zero */
     for (int32_t b = 0; b < c->out_bins; b++, y += c->out_channels) {
         if (c->depthwise) {
             depthwise_bin(c, rows, b, y);
