@@ -13,7 +13,6 @@
     "smlad " sum ", r7, r11, " sum "\n"     \
     "smlad " sum ", r8, r12, " sum "\n"     \
     "smlad " sum ", r9, lr, " sum "\n"
-#define PDMU_ASM_INPUTS "ldmia r0!, {r6, r7, r8, r9}\n"
 /* A tap of four depthwise channels, tap to tap of x r11 bytes */
 #define PDMU_ASM_TAP                     \
     "ldrd r6, r7, [r0]\n"                \
@@ -24,7 +23,6 @@
     "smlabb r4, r7, r9, r4\n"            \
     "smlatt r5, r7, r9, r5\n"
 #else
-/* SXTB16 takes every other byte; the inputs are paired likewise. */
 #define PDMU_ASM_ROW(sum)                   \
     "ldrd r10, r11, [r1], #8\n"             \
     "sxtb16 r12, r10\n"                     \
@@ -35,12 +33,6 @@
     "smlad " sum ", r8, r12, " sum "\n"     \
     "sxtb16 r12, r11, ror #8\n"             \
     "smlad " sum ", r9, r12, " sum "\n"
-#define PDMU_ASM_INPUTS                     \
-    "ldmia r0!, {r7, r8, r9, r10}\n"        \
-    "pkhbt r6, r7, r8, lsl #16\n"           \
-    "pkhtb r7, r8, r7, asr #16\n"           \
-    "pkhbt r8, r9, r10, lsl #16\n"          \
-    "pkhtb r9, r10, r9, asr #16\n"
 #define PDMU_ASM_TAP                     \
     "ldrd r6, r7, [r0]\n"                \
     "add r0, r0, r11\n"                  \
@@ -52,7 +44,7 @@
     "smlabt r4, r7, r8, r4\n"            \
     "smlatt r5, r7, r9, r5\n"
 #endif
-#define PDMU_ASM_BLOCK PDMU_ASM_INPUTS PDMU_ASM_ROW("r2") PDMU_ASM_ROW("r3") PDMU_ASM_ROW("r4") PDMU_ASM_ROW("r5")
+#define PDMU_ASM_BLOCK "ldmia r0!, {r6, r7, r8, r9}\n" PDMU_ASM_ROW("r2") PDMU_ASM_ROW("r3") PDMU_ASM_ROW("r4") PDMU_ASM_ROW("r5")
 
 /* Sums in r2 ... r5 to four outputs; then the flags say whether these were the last quads. */
 #define PDMU_ASM_REQUANT(saturate, quads_end)                                                      \
