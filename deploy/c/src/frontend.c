@@ -56,8 +56,9 @@ static inline point point_at(const int32_t *pair) { return (point){pair[0], pair
 
 #if !defined(PDMU_FFT_GROUP)
 /* Butterflies at positions from ... to - 1 of a group whose twiddles are multiplied. */
-static PDMU_INLINE void two_stages_any(pdmu_bin *z, int32_t half, const int32_t *w, int32_t step, int32_t from, int32_t to) {
-    const int32_t *w1 = w + 4 * step * from, *w2 = w + 2 * step * from;
+static PDMU_INLINE void two_stages_any(pdmu_bin *z, int32_t half, const int32_t *w1, const int32_t *w2, int32_t step, int32_t from, int32_t to) {
+    w1 += 4 * step * from;
+    w2 += 2 * step * from;
     for (pdmu_bin *at = z + from, *end = z + to; at < end; at++, w1 += 4 * step, w2 += 2 * step) {
 #if defined(PDMU_FFT_TWO_STAGES)
         PDMU_FFT_TWO_STAGES(&at->z.re, half, w1, w2);
@@ -68,24 +69,21 @@ static PDMU_INLINE void two_stages_any(pdmu_bin *z, int32_t half, const int32_t 
 }
 #endif
 
-/* Of a group, all positions whose twiddles are multiplied. */
-static PDMU_INLINE void group_any(pdmu_bin *z, int32_t half, const int32_t *w, int32_t step) {
-#if defined(PDMU_FFT_GROUP)
-    PDMU_FFT_GROUP(&z->z.re, half, w, step);
-#else
-    two_stages_any(z, half, w, step, 1, half / 2);
-    two_stages_any(z, half, w, step, half / 2 + 1, half);
-#endif
-}
-
 /* `half` is a constant of the call, so that the strides are known when compiling. */
 static PDMU_INLINE void fft_two_stages(const pdmu_frontend *fe, pdmu_bin *z, int32_t half) {
     const int32_t m = fe->window / 2, step = m / (4 * half); /* of the second stage's twiddles; twice that of the first's */
+    const int32_t *w = fe->twiddle_q31;
     const point none = {0, 0}, eighth = point_at(twiddle_at(fe, step * (half / 2)));
     for (const pdmu_bin *end = z + m; z < end; z += 4 * half) {
         two_stages(z, half, TWIDDLE_ONE, none, TWIDDLE_ONE, none);
+#if defined(PDMU_FFT_GROUP)
+        PDMU_FFT_GROUP(&z->z.re, half, w, step);
         two_stages(z + half / 2, half, TWIDDLE_MINUS_J, none, TWIDDLE_ANY, eighth);
-        group_any(z, half, fe->twiddle_q31, step);
+#else
+        two_stages_any(z, half, w, w, step, 1, half / 2);
+        two_stages(z + half / 2, half, TWIDDLE_MINUS_J, none, TWIDDLE_ANY, eighth);
+        two_stages_any(z, half, w, w, step, half / 2 + 1, half);
+#endif
     }
 }
 
