@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -22,6 +23,12 @@ def array(ctype: str, name: str, values: Any) -> str:
     flat = [str(int(v)) for v in np.asarray(values).reshape(-1)]
     lines = ["    " + ", ".join(flat[i : i + 20]) for i in range(0, len(flat), 20)]
     return f"static const {ctype} {name}[{len(flat)}] = {{\n" + ",\n".join(lines) + "\n};\n"
+
+
+def _weights(name: str, values: NDArray[np.int64], fours: bool) -> str:
+    """Return an array of weights, in the processor's own order of four if they lie in blocks of eight columns."""
+    text = array("PDMU_ALIGNED pdmu_weight", name, values)
+    return re.sub(r"(-?\d+), (-?\d+), (-?\d+), (-?\d+)(?=[,\n])", r"PDMU_FOUR(\1, \2, \3, \4)", text) if fours else text
 
 
 def members(values: Mapping[str, Any], indent: str = "    ") -> str:
@@ -70,7 +77,7 @@ def dense(
     bias, mult, shift = tensors
     blocked = _blocks(matrix, layout) if _fits_quads(matrix, bias, mult, shift, scaled=keys[3] != SUM_OF_LAYER) else None
     plain = matrix.T if layout in (Layout.COLUMNS, Layout.TAPS) else matrix
-    parts.append(array("PDMU_ALIGNED pdmu_weight", name, plain if blocked is None else blocked))
+    parts.append(_weights(name, plain if blocked is None else blocked, fours=blocked is not None and layout is not Layout.TAPS))
     names = [name]
     for ctype, key, values in zip(("int32_t", "int32_t", "uint8_t"), keys[1:], tensors, strict=True):
         needed = key is not None and (blocked is None or keys[3] == SUM_OF_LAYER)

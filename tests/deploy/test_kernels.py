@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def test_blocks_hold_the_weights_in_the_order_that_pdmu_h_says() -> None:
     tensors = {"x.w": weight.astype(np.int8), "x.m": np.full(8, 1 << 30), "x.s": np.arange(33, 41)}
     parts: list[str] = []
     dense(replace(random_bundle(0), tensors=tensors), "x", ("w", None, "m", "s"), parts, Layout.ROWS)
-    values = np.array([int(v) for v in parts[0].split("{")[1].split("}")[0].replace("\n", " ").split(",")])
+    values = np.array([int(v) for v in re.findall(r"-?\d+", parts[0].split("{")[1])])  # each PDMU_FOUR in the order of its arguments
     for r in range(8):
         for c in range(16):
             assert values.reshape(2, 2, 4, 8)[r // 4, c // 8, r % 4, c % 8] == weight[r, c]

@@ -42,6 +42,15 @@ typedef int16_t pdmu_weight;
 typedef int8_t pdmu_weight;
 #endif
 
+/* Four neighbours of a row in blocks of weights: SXTB16 makes words of every other byte. */
+#if defined(__ARM_FEATURE_DSP) && !defined(__ARM_FEATURE_MVE) && !defined(PDMU_WIDE_WEIGHTS) && !defined(PDMU_PORTABLE)
+#define PDMU_FOUR(a, b, c, d) a, c, b, d
+#define PDMU_PLACE(i) (((i) & ~3) | ((i) & 1) << 1 | ((i) >> 1 & 1))
+#else
+#define PDMU_FOUR(a, b, c, d) a, b, c, d
+#define PDMU_PLACE(i) (i)
+#endif
+
 /* Kernels read two or four numbers at once. */
 #if defined(__GNUC__)
 #define PDMU_ALIGNED __attribute__((aligned(4)))
@@ -91,7 +100,7 @@ typedef struct {
  * but those of a layer's x is above 32: `quads` then holds bias, mult and shift - 33 of each four rows, and the weights lie in blocks. */
 typedef struct {
     int32_t rows, cols;
-    const pdmu_weight *weight; /* PDMU_ALIGNED [rows][cols], or with quads [rows / 4][cols / 8][4][8] */
+    const pdmu_weight *weight; /* PDMU_ALIGNED [rows][cols], or with quads [rows / 4][cols / 8][4][8], each PDMU_FOUR */
     const int32_t *bias;       /* [rows]; null is zero; this and the next two may be null with quads */
     const int32_t *mult;       /* [rows] */
     const uint8_t *shift;      /* [rows] */

@@ -54,6 +54,7 @@ static inline const int32_t *twiddle_at(const pdmu_frontend *fe, int32_t t) { re
 
 static inline point point_at(const int32_t *pair) { return (point){pair[0], pair[1]}; }
 
+#if !defined(PDMU_FFT_GROUP)
 /* Butterflies at positions from ... to - 1 of a group whose twiddles are multiplied. */
 static PDMU_INLINE void two_stages_any(pdmu_bin *z, int32_t half, const int32_t *w1, const int32_t *w2, int32_t step, int32_t from, int32_t to) {
     w1 += 4 * step * from;
@@ -66,6 +67,7 @@ static PDMU_INLINE void two_stages_any(pdmu_bin *z, int32_t half, const int32_t 
 #endif
     }
 }
+#endif
 
 /* `half` is a constant of the call, so that the strides are known when compiling. */
 static PDMU_INLINE void fft_two_stages(const pdmu_frontend *fe, pdmu_bin *z, int32_t half) {
@@ -74,9 +76,14 @@ static PDMU_INLINE void fft_two_stages(const pdmu_frontend *fe, pdmu_bin *z, int
     const point none = {0, 0}, eighth = point_at(twiddle_at(fe, step * (half / 2)));
     for (const pdmu_bin *end = z + m; z < end; z += 4 * half) {
         two_stages(z, half, TWIDDLE_ONE, none, TWIDDLE_ONE, none);
+#if defined(PDMU_FFT_GROUP)
+        PDMU_FFT_GROUP(&z->z.re, half, w, step);
+        two_stages(z + half / 2, half, TWIDDLE_MINUS_J, none, TWIDDLE_ANY, eighth);
+#else
         two_stages_any(z, half, w, w, step, 1, half / 2);
         two_stages(z + half / 2, half, TWIDDLE_MINUS_J, none, TWIDDLE_ANY, eighth);
         two_stages_any(z, half, w, w, step, half / 2 + 1, half);
+#endif
     }
 }
 

@@ -14,10 +14,10 @@ static inline void pdmu_dot4_c(const pdmu_weight *w, const int16_t *x, int32_t n
     int32_t a = acc[0], b = acc[1], c = acc[2], d = acc[3];
     for (const int16_t *const end = x + n; x < end; x += 8, w += 32) {
         for (int32_t i = 0; i < 8; i++) {
-            a += w[i] * x[i];
-            b += w[8 + i] * x[i];
-            c += w[16 + i] * x[i];
-            d += w[24 + i] * x[i];
+            a += w[PDMU_PLACE(i)] * x[i];
+            b += w[8 + PDMU_PLACE(i)] * x[i];
+            c += w[16 + PDMU_PLACE(i)] * x[i];
+            d += w[24 + PDMU_PLACE(i)] * x[i];
         }
     }
     acc[0] = a;

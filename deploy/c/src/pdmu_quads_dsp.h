@@ -13,7 +13,6 @@
     "smlad " sum ", r7, r11, " sum "\n"     \
     "smlad " sum ", r8, r12, " sum "\n"     \
     "smlad " sum ", r9, lr, " sum "\n"
-#define PDMU_ASM_INPUTS "ldmia r0!, {r6, r7, r8, r9}\n"
 /* A tap of four depthwise channels, tap to tap of x r11 bytes */
 #define PDMU_ASM_TAP                     \
     "ldrd r6, r7, [r0]\n"                \
@@ -24,7 +23,6 @@
     "smlabb r4, r7, r9, r4\n"            \
     "smlatt r5, r7, r9, r5\n"
 #else
-/* SXTB16 takes every other byte; the inputs are paired likewise. */
 #define PDMU_ASM_ROW(sum)                   \
     "ldrd r10, r11, [r1], #8\n"             \
     "sxtb16 r12, r10\n"                     \
@@ -35,12 +33,6 @@
     "smlad " sum ", r8, r12, " sum "\n"     \
     "sxtb16 r12, r11, ror #8\n"             \
     "smlad " sum ", r9, r12, " sum "\n"
-#define PDMU_ASM_INPUTS                     \
-    "ldmia r0!, {r7, r8, r9, r10}\n"        \
-    "pkhbt r6, r7, r8, lsl #16\n"           \
-    "pkhtb r7, r8, r7, asr #16\n"           \
-    "pkhbt r8, r9, r10, lsl #16\n"          \
-    "pkhtb r9, r10, r9, asr #16\n"
 #define PDMU_ASM_TAP                     \
     "ldrd r6, r7, [r0]\n"                \
     "add r0, r0, r11\n"                  \
@@ -52,9 +44,9 @@
     "smlabt r4, r7, r8, r4\n"            \
     "smlatt r5, r7, r9, r5\n"
 #endif
-#define PDMU_ASM_BLOCK PDMU_ASM_INPUTS PDMU_ASM_ROW("r2") PDMU_ASM_ROW("r3") PDMU_ASM_ROW("r4") PDMU_ASM_ROW("r5")
+#define PDMU_ASM_BLOCK "ldmia r0!, {r6, r7, r8, r9}\n" PDMU_ASM_ROW("r2") PDMU_ASM_ROW("r3") PDMU_ASM_ROW("r4") PDMU_ASM_ROW("r5")
 
-/* Sums in r2 ... r5 to four outputs; then the flags say whether these were the last quads. */
+/* Sums in r2 ... r5 to four outputs, r12 to the next quads; then the flags say whether there are none. */
 #define PDMU_ASM_REQUANT(saturate, quads_end)                                                      \
     "ldr r12, [sp, #4]\n"                                                                          \
     "ldmia r12!, {r6, r7, r8, r9}\n"                                                               \
@@ -63,7 +55,6 @@
     "smmul r4, r4, r8\n"                                                                           \
     "smmul r5, r5, r9\n"                                                                           \
     "ldmia r12!, {r6, r7, r8, r9}\n"                                                               \
-    "str r12, [sp, #4]\n"                                                                          \
     "asr r2, r2, r6\n"                                                                             \
     "asr r3, r3, r7\n"                                                                             \
     "asr r4, r4, r8\n"                                                                             \
@@ -76,8 +67,7 @@
     "pkhbt r2, r2, r3, lsl #16\n"                                                                  \
     "pkhbt r4, r4, r5, lsl #16\n"                                                                  \
     "ldr r6, [sp, #8]\n"                                                                           \
-    "str r2, [r6], #4\n"                                                                           \
-    "str r4, [r6], #4\n"                                                                           \
+    "strd r2, r4, [r6], #8\n"                                                                          \
     "str r6, [sp, #8]\n"                                                                           \
     "ldr r7, [sp, #" quads_end "]\n"                                                               \
     "cmp r12, r7\n"
@@ -87,10 +77,9 @@
         "push {r4-r11, lr}\n"                                                                      \
         "sub sp, #12\n"                                                                            \
         "str r0, [sp, #0]\n"                                                                       \
-        "str r2, [sp, #4]\n"                                                                       \
         "str r3, [sp, #8]\n"                                                                       \
-        "1: ldr r12, [sp, #4]\n"                                                                   \
-        "ldr r0, [sp, #0]\n"                                                                       \
+        "mov r12, r2\n"                                                                            \
+        "1: ldr r0, [sp, #0]\n"                                                                    \
         "ldmia r12!, {r2, r3, r4, r5}\n"                                                           \
         "str r12, [sp, #4]\n"                                                                      \
         "ldr r6, [sp, #56]\n"                                                                      \
@@ -144,11 +133,10 @@ PDMU_ASM_FUNCTION pdmu_depthwise_asm(PDMU_UNUSED const int16_t *x, PDMU_UNUSED c
         "push {r4-r11, lr}\n"
         "sub sp, #12\n"
         "str r0, [sp, #0]\n"
-        "str r2, [sp, #4]\n"
         "str r3, [sp, #8]\n"
         "ldr r11, [sp, #60]\n"
-        "1: ldr r12, [sp, #4]\n"
-        "ldr r0, [sp, #0]\n"
+        "mov r12, r2\n"
+        "1: ldr r0, [sp, #0]\n"
         "ldmia r12!, {r2, r3, r4, r5}\n"
         "str r12, [sp, #4]\n"
         "ldr r10, [sp, #52]\n"
@@ -189,7 +177,7 @@ static PDMU_INLINE void pdmu_dot4(const pdmu_weight *w, const int16_t *x, int32_
 
 static PDMU_INLINE void pdmu_dense_quads(const pdmu_dense *map, const int16_t *x, int32_t low, int16_t *y) {
     const int32_t *const end = map->quads + 3 * map->rows;
-    if (!pdmu_is_aligned(map->weight, x)) {
+    if (!pdmu_is_aligned(map->weight, x) || !pdmu_is_aligned(y, y)) {
         pdmu_dense_quads_c(map, x, low, y);
     } else if (low == 0) {
         pdmu_dense_quads_relu(x, map->weight, map->quads, y, x + map->cols, end, map->cols & 8);
@@ -199,7 +187,7 @@ static PDMU_INLINE void pdmu_dense_quads(const pdmu_dense *map, const int16_t *x
 }
 
 static PDMU_INLINE void pdmu_depthwise_quads(const pdmu_taps *t, const pdmu_dense *map, const pdmu_weight *w, const int16_t *x, int16_t *y) {
-    if (!pdmu_is_aligned(w, x)) {
+    if (!pdmu_is_aligned(w, x) || !pdmu_is_aligned(y, y)) {
         pdmu_depthwise_quads_c(t, map, w, x, y);
         return;
     }
