@@ -28,6 +28,7 @@ from pdmu.config import DetectorConfig, FrontendConfig
 SHIPPED = ("cough", "cough-spiking", "birds")
 SECONDS = 20.0
 REFERENCE = "reference cell"
+WIDE = ("-DPDMU_WIDE_WEIGHTS",)  # on a Cortex-M4F, where it saves instructions
 # TensorFlow Lite Micro with CMSIS-NN, the same cell with an int16 memory, one step; measured elsewhere with the same emulator, -O2.
 TFLM_PER_STEP = {"mps2-an386": 97_000, "mps3-an547": 56_000}
 
@@ -65,16 +66,17 @@ def run(options: argparse.Namespace) -> int:
     pcm, rows = heard(options.seconds), list[dict[str, Any]]()
     with tempfile.TemporaryDirectory(prefix="pdmu-mcu-") as scrap:
         plugin = build_plugin(Path(scrap))
+        machines = options.machine or list(MACHINES)
         for name, bundle in bundles.items():
-            for machine in options.machine or MACHINES:
+            for machine, flags in [(m, ()) for m in machines] + [(m, WIDE) for m in machines if m == "mps2-an386"]:
                 folder = Path(scrap) / f"{len(rows)}"
-                row: dict[str, Any] = {"network": name, "machine": machine}
+                row: dict[str, Any] = {"network": name + (", weights as int16" if flags else ""), "machine": machine}
                 try:
-                    row |= measure(bundle, machine, pcm, folder, plugin)
+                    row |= measure(bundle, machine, pcm, folder, plugin, flags)
                 except TooLarge:
                     row |= {"core": MACHINES[machine].core, "too_large": True}
                 rows.append(row)
-                print(f"{name} on {machine}: {row.get('per_second', 'too large')}", file=sys.stderr, flush=True)
+                print(f"{row['network']} on {machine}: {row.get('per_second', 'too large')}", file=sys.stderr, flush=True)
     result = {"seconds": options.seconds, "recording": STREAM.name, "tflm_per_step": TFLM_PER_STEP, "tools": versions(), "rows": rows}
     report("mcu", result, options.out)
     return 0

@@ -37,7 +37,8 @@ def build_plugin(folder: Path) -> Path:
     return out
 
 
-def measure(bundle: Bundle, machine: str, pcm: NDArray[np.int16], folder: Path, plugin: Path) -> dict[str, Any]:
+def measure(bundle: Bundle, machine: str, pcm: NDArray[np.int16], folder: Path, plugin: Path,
+            flags: tuple[str, ...] = ()) -> dict[str, Any]:  # fmt: skip
     """Measure a bundle on a machine.
 
     Parameters
@@ -51,6 +52,8 @@ def measure(bundle: Bundle, machine: str, pcm: NDArray[np.int16], folder: Path, 
         Empty; for what is built.
     plugin : Path
         From `build_plugin`.
+    flags : tuple of str
+        Further options for the compiler.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def measure(bundle: Bundle, machine: str, pcm: NDArray[np.int16], folder: Path, 
     """
     target = MACHINES[machine]
     export_c(bundle, folder)
-    image = build(target, folder, ("model_data.c", *SOURCES, *OUTSIDE), folder / "cost.elf")
+    image = build(target, folder, ("model_data.c", *SOURCES, *OUTSIDE), folder / "cost.elf", ("-O2", *flags))
     symbols = _symbols(target, image)
     counts = _run(target, image, symbols, pcm, folder, plugin)
     hops = len(pcm) // bundle.frontend.hop_samples
@@ -77,7 +80,7 @@ def measure(bundle: Bundle, machine: str, pcm: NDArray[np.int16], folder: Path, 
     operations = bundle_operations(bundle, pcm)
     return {
         "core": target.core,
-        "flash": _flash(target, folder, image),
+        "flash": _flash(target, folder, image, flags),
         "ram": _ram(bundle, symbols, folder),
         "instructions": instructions | {"all": {"mean": round(per_hop, 1)}},
         "per_second": round(per_second),
@@ -118,10 +121,10 @@ def _run(machine: Machine, image: Path, symbols: Mapping[str, tuple[int, int]], 
     return {part: rows.get(numbers[name], (0, 0)) for part, name in PARTS.items()}
 
 
-def _object_bytes(machine: Machine, folder: Path, source: str) -> int:
+def _object_bytes(machine: Machine, folder: Path, source: str, flags: tuple[str, ...]) -> int:
     """Return the flash that a source takes when all of it is linked."""
     out = folder / (Path(source).stem + ".o")
-    compile_c(folder, [*machine.compiler, *STRICT, "-O2", "-c", source, "-o", str(out)])
+    compile_c(folder, [*machine.compiler, *STRICT, "-O2", *flags, "-c", source, "-o", str(out)])
     return _size(machine, out)
 
 
@@ -132,11 +135,11 @@ def _size(machine: Machine, path: Path) -> int:
     return int(code) + int(data)
 
 
-def _flash(machine: Machine, folder: Path, image: Path) -> dict[str, int]:
+def _flash(machine: Machine, folder: Path, image: Path, flags: tuple[str, ...]) -> dict[str, int]:
     """Return the flash taken by the runtime with what it needs of the C library, the front end's tables, and the model."""
-    model = _object_bytes(machine, folder, "model_data.c")
+    model = _object_bytes(machine, folder, "model_data.c", flags)
     tables = sum(_symbols(machine, folder / "model_data.o").get(name, (0, 0))[1] for name in TABLES)
-    outside = sum(_object_bytes(machine, folder, source) for source in (*OUTSIDE, machine.start))
+    outside = sum(_object_bytes(machine, folder, source, flags) for source in (*OUTSIDE, machine.start))
     total = _size(machine, image) - outside
     return {"runtime": total - model, "tables": tables, "model": model - tables, "all": total}
 

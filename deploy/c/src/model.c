@@ -194,7 +194,12 @@ static PDMU_INLINE int16_t mixed(const pdmu_layer *l, int32_t r, int64_t delayed
     int64_t sum = (int64_t)pdmu_rshift_round_low(delayed, 15) * l->mult_t[r] + direct * l->x.mult[r];
     if (l->mult_r) sum += (int64_t)x[r] * l->mult_r[r];
     const uint32_t shift = l->x.shift[r];
-    return sum <= 0 ? 0 : pdmu_clamp16(shift < 32 ? pdmu_rshift_round31(sum, shift) : pdmu_rshift_round(sum, shift), 0);
+    const int32_t high = (int32_t)(sum >> 32);
+    if (shift > 32) return pdmu_halve_clamp16((high >> (shift - 33u)) + 1, 0);
+    if (high < 0) return 0;
+    if (shift == 32) return pdmu_clamp16(pdmu_round_high(sum), 0);
+    const uint32_t rounded = (uint32_t)pdmu_rshift_round_low(sum, shift); /* or what is left of it, where the line below saturates */
+    return high >> (shift - 1u) || rounded > PDMU_I16_MAX ? PDMU_I16_MAX : (int16_t)rounded;
 }
 
 /* h = relu(t mt + (W_x x + b) mx + x mr) */
