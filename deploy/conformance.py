@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", action="append", choices=TARGETS, metavar="NAME", help=known)
     parser.add_argument("--vectors", action="store_true", help="all golden vectors, not the one second alone")
     parser.add_argument("--json", action="store_true", help="print findings as JSON")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)  # recordings may stand after options
     return report_errors(lambda: _run(args))
 
 
