@@ -246,18 +246,20 @@ def seed_figures(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def progress(runs: Sequence[Path], epochs: int) -> dict[str, Any] | None:
-    """Return how far a seed's runs have come, or None where not an epoch is done: epochs and validation curves alone."""
-    reached, curves = [], []
+    """Return how far a seed's runs have come, or None where none was begun: epochs, validation curves and training losses alone."""
+    reached, curves, losses = [], [], []
     for run in runs:
         log = run / "log.jsonl"
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         reached.append(len(lines))
         curves.append([[line["epoch"], line["val_accuracy"]] for line in lines if "val_accuracy" in line])
-    if not any(reached):
+        losses.append([[line["epoch"], line["train_loss"]] for line in lines])
+    if not any(run.exists() for run in runs):
         return None
     if len(runs) == 1:
-        return {"epoch": reached[0], "epochs": epochs, "validation_curve": curves[0]}
-    return {"epoch": reached, "epochs": epochs, "folds_finished": sum(map(finished, runs)), "validation_curve": curves}
+        return {"epoch": reached[0], "epochs": epochs, "validation_curve": curves[0], "train_loss": losses[0]}
+    done = sum(map(finished, runs))
+    return {"epoch": reached, "epochs": epochs, "folds_finished": done, "validation_curve": curves, "train_loss": losses}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -146,9 +146,12 @@ def test_an_unfinished_run_has_its_epochs_and_no_test_figure(tmp_path: Path) -> 
     (run,) = run_folders(row(), 1, tmp_path)
     assert not finished(run) and progress([run], 5) is None
     run.mkdir(parents=True)
-    (run / "log.jsonl").write_text('{"epoch": 1, "val_accuracy": 0.5}\n{"epoch": 2}\n{"epoch": 3, "val_accuracy": 0.75}\n')
+    assert progress([run], 5) == {"epoch": 0, "epochs": 5, "validation_curve": [], "train_loss": []}, "begun, and told so"
+    lines = [{"epoch": 1, "train_loss": 3.0, "val_accuracy": 0.5}, {"epoch": 2, "train_loss": 2.0}, {"epoch": 3, "train_loss": 1.5}]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     state = progress([run], 5)
-    assert state == {"epoch": 3, "epochs": 5, "validation_curve": [[1, 0.5], [3, 0.75]]}
+    losses = [[1, 3.0], [2, 2.0], [3, 1.5]]
+    assert state == {"epoch": 3, "epochs": 5, "validation_curve": [[1, 0.5]], "train_loss": losses}
     result = merge({}, row(), {}, {"1": state})
     assert result["rows"] == {} and "test" not in json.dumps(result)
     assert merge(result, row(), {"1": figures(0.9)}, {})["unfinished"] == {}
